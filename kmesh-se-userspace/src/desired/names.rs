@@ -1,0 +1,40 @@
+//! What a host's name answers to whom.
+//!
+//! In: made by `desired::build`. Out: read by the DNS server's `NameTable`. Never: a query.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::Scope;
+use crate::model::{Namespace, ObjectRef};
+
+/// The answers for one host. A namespace with a view of its own gets that view, all others the mesh's;
+/// no view, or a view without addresses, means that the name is not ours for that client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameEntry {
+    /// View by scope. `None` says that this namespace does not see what the mesh sees.
+    pub views: BTreeMap<Scope, Option<NameView>>,
+}
+
+/// What one view of a name answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameView {
+    /// The virtual addresses, of both families.
+    pub vips: Vec<IpAddr>,
+    /// Whether an A query gets the IPv4 addresses: some backend can be reached from an IPv4 socket.
+    pub answers_v4: bool,
+    /// Whether an AAAA query gets the IPv6 addresses.
+    pub answers_v6: bool,
+    /// The entry that this view comes from.
+    pub entry: ObjectRef,
+}
+
+impl NameEntry {
+    /// What a client of `namespace` sees.
+    #[must_use]
+    pub fn view(&self, namespace: &Namespace) -> Option<&NameView> {
+        self.views
+            .get(&Scope::Namespace(namespace.clone()))
+            .or_else(|| self.views.get(&Scope::Mesh))
+            .and_then(Option::as_ref)
+    }
+}

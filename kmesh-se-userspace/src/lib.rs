@@ -1,0 +1,9 @@
+//! Istio ServiceEntries done in the kernel: the node agent as a library.
+//!
+//! The rooms, in the order in which a ServiceEntry passes through them:
+//! [`source`] raw input -> events, [`model`] meaning, [`desired`] what the maps and the DNS server should
+//! hold.
+
+pub mod desired;
+pub mod model;
+pub mod source;

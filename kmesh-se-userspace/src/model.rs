@@ -1,0 +1,16 @@
+//! What a ServiceEntry means: pure types, parsing of text and validation.
+//!
+//! In: YAML or JSON text and objects. Out: validated [`Entry`] values in a [`Snapshot`], or every reason
+//! why not. Never: I/O, a clock, or an import of a sibling room.
+
+mod entry;
+mod name;
+mod object;
+mod resolved;
+mod snapshot;
+
+pub use entry::*;
+pub use name::*;
+pub use object::*;
+pub use resolved::*;
+pub use snapshot::*;

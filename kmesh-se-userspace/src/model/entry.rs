@@ -1,0 +1,217 @@
+//! A ServiceEntry or WorkloadEntry after validation: every value parsed, every default applied.
+//!
+//! In: nothing by itself; `validate` makes these. Out: the values that `desired` builds from.
+//! Never: text that is still to be parsed.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{HostName, Namespace, ObjectRef};
+
+/// A validated ServiceEntry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Which object this is.
+    pub object: ObjectRef,
+    /// `metadata.creationTimestamp`; files have none. The oldest wins a conflict.
+    pub created: Option<Timestamp>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `spec.hosts`, in the order written.
+    pub hosts: Vec<HostName>,
+    /// `spec.addresses`, masked; a plain address is a full-length prefix.
+    pub addresses: Vec<IpNet>,
+    /// `status.addresses`: addresses somebody allocated, each with its host (none: all hosts).
+    pub status_addresses: Vec<(IpAddr, Option<HostName>)>,
+    /// Whether a VIP may be allocated: the label `networking.istio.io/enable-autoallocate-ip` is not `"false"`.
+    pub may_allocate: bool,
+    /// `spec.ports`.
+    pub ports: Vec<Port>,
+    /// `spec.location`.
+    pub location: Location,
+    /// `spec.resolution`.
+    pub resolution: Resolution,
+    /// `spec.endpoints`.
+    pub endpoints: Vec<Endpoint>,
+    /// `spec.workloadSelector.labels`; absent when there is no selector, and an empty map selects nothing.
+    pub workload_selector: Option<BTreeMap<String, String>>,
+    /// `spec.exportTo`.
+    pub export_to: ExportTo,
+    /// `spec.subjectAltNames`.
+    pub subject_alt_names: Vec<String>,
+}
+
+/// A validated WorkloadEntry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// Which object this is.
+    pub object: ObjectRef,
+    /// Labels of `metadata` and `spec` together; `spec` wins.
+    pub labels: BTreeMap<String, String>,
+    /// The workload as an endpoint.
+    pub endpoint: Endpoint,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The port that clients dial, 1 to 65535.
+    pub number: u16,
+    /// Its name, unique in the entry.
+    pub name: String,
+    /// The application protocol.
+    pub protocol: Protocol,
+    /// The port of the backends unless an endpoint says otherwise; defaults to `number`.
+    pub target_port: u16,
+}
+
+/// `spec.ports[].protocol`. Everything but UDP travels over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "the names are Istio's own")]
+pub enum Protocol {
+    Http,
+    Https,
+    Http2,
+    Grpc,
+    #[serde(rename = "GRPC-WEB")]
+    GrpcWeb,
+    Mongo,
+    Tcp,
+    Tls,
+    Udp,
+    Redis,
+    Mysql,
+}
+
+impl Protocol {
+    /// The transport that carries it.
+    #[must_use]
+    pub fn transport(self) -> Transport {
+        if self == Self::Udp { Transport::Udp } else { Transport::Tcp }
+    }
+}
+
+/// The transport protocols that connections are rewritten for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// `spec.location`: a label in metrics, no change of path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[expect(missing_docs, reason = "the names are Istio's own")]
+pub enum Location {
+    #[default]
+    MeshExternal,
+    MeshInternal,
+}
+
+/// `spec.resolution`: where backends come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Resolution {
+    /// Straight to the address dialled.
+    #[default]
+    None,
+    /// The addresses as listed.
+    Static,
+    /// Every address of every endpoint's name, or of the host itself without endpoints.
+    Dns,
+    /// The first address of the newest answer.
+    DnsRoundRobin,
+    /// Each concrete name under a wildcard, when asked for.
+    DynamicDns,
+}
+
+/// One listed target of an entry, before resolution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: EndpointAddress,
+    /// Port name -> port of this endpoint, in preference to the entry's `targetPort`.
+    pub ports: BTreeMap<String, u16>,
+    /// Share of the traffic; absent or 0 in the object counts as 1.
+    pub weight: u32,
+    /// `region/zone/subzone`, empty when not given.
+    pub locality: String,
+    /// Its network, empty when not given.
+    pub network: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its service account, empty when not given.
+    pub service_account: String,
+}
+
+/// The address of an [`Endpoint`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointAddress {
+    /// An address to dial.
+    Ip(IpAddr),
+    /// A name to resolve.
+    Name(HostName),
+    /// A Unix socket, which an inet socket cannot reach.
+    Unix(String),
+    /// Only a network is given.
+    None,
+}
+
+/// Who sees an entry: `spec.exportTo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExportTo {
+    /// `*`, and the default: every namespace.
+    All,
+    /// `~`: nobody.
+    Nobody,
+    /// These namespaces (`.` already replaced by the entry's own).
+    Namespaces(Vec<Namespace>),
+}
+
+impl Entry {
+    /// Whether clients of `namespace` see this entry.
+    #[must_use]
+    pub fn is_visible_to(&self, namespace: &Namespace) -> bool {
+        match &self.export_to {
+            ExportTo::All => true,
+            ExportTo::Nobody => false,
+            ExportTo::Namespaces(list) => list.contains(namespace),
+        }
+    }
+}
+
+/// One thing wrong, or worth a warning, in an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Issue {
+    /// Path of the field, as `spec.ports[0].number`.
+    pub field: String,
+    /// CamelCase code from a closed set, for labels and conditions.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl fmt::Display for Issue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.field, self.message, self.reason)
+    }
+}
+
+/// What validation says of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict<T> {
+    /// The validated value; none when there are errors.
+    pub accepted: Option<Arc<T>>,
+    /// Every error found, in the order of the fields.
+    pub errors: Vec<Issue>,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Issue>,
+}
