@@ -42,6 +42,8 @@ pub fn program() -> anyhow::Result<PathBuf> {
 /// What the agent is started with.
 #[derive(Clone, Debug)]
 pub struct Flags {
+    /// The `kmesh-se` program.
+    pub program: PathBuf,
     /// The folder of YAML files.
     pub source: PathBuf,
     /// The cgroup to attach to.
@@ -58,13 +60,13 @@ impl Flags {
     /// The usual ones for a run.
     ///
     /// # Errors
-    /// When the run's folder cannot be made.
+    /// When the program is not built, or the run's folder cannot be made.
     pub fn new(run: &Run, attach: &Path) -> anyhow::Result<Flags> {
         let folder = run.folder()?;
         let source = folder.join("entries");
         std::fs::create_dir_all(&source)?;
         let (state, admin) = (folder.join("state"), folder.join("admin.sock"));
-        Ok(Flags { source, attach: attach.to_owned(), state, admin, more: Vec::new() })
+        Ok(Flags { program: program()?, source, attach: attach.to_owned(), state, admin, more: Vec::new() })
     }
 
     /// The agent's command line, after the word `kmesh-se`.
@@ -84,7 +86,6 @@ impl Flags {
 /// A running agent; dropping it ends it.
 #[derive(Debug)]
 pub struct Agent {
-    program: PathBuf,
     flags: Flags,
     process: Process,
 }
@@ -95,11 +96,10 @@ impl Agent {
     /// # Errors
     /// When it is not, with the end of its log.
     pub fn start(run: &Run, topology: &Topology, flags: Flags) -> anyhow::Result<Agent> {
-        let program = program()?;
         let log = run.folder()?.join("agent.log");
-        let process = Process::start(topology.node.command(&program).args(flags.arguments()), &log)?;
-        let mut agent = Agent { program, flags, process };
-        let (program, admin) = (agent.program.clone(), agent.flags.admin.clone());
+        let process = Process::start(topology.node.command(&flags.program).args(flags.arguments()), &log)?;
+        let mut agent = Agent { flags, process };
+        let (program, admin) = (agent.flags.program.clone(), agent.flags.admin.clone());
         let healthy =
             || ask(&program, &admin, &["status", "-o", "json"]).is_ok_and(|output| output.status.success());
         agent.process.ready("the agent to be healthy", LIMIT, healthy)?;
@@ -126,7 +126,7 @@ impl Agent {
     /// # Errors
     /// When it cannot be run; how it ended is in the answer.
     pub fn ask(&self, words: &[&str]) -> anyhow::Result<Output> {
-        ask(&self.program, &self.flags.admin, words)
+        ask(&self.flags.program, &self.flags.admin, words)
     }
 
     /// The JSON that a command answers: `status`, `services`, `backends`, `names`.
@@ -146,7 +146,9 @@ impl Agent {
     /// The words before a command to run it enrolled: `kmesh-se exec --admin SOCKET --`.
     pub fn exec(&self) -> Vec<String> {
         let path = |path: &Path| path.display().to_string();
-        [&path(&self.program), "exec", "--admin", &path(&self.flags.admin), "--"].map(str::to_owned).to_vec()
+        [&path(&self.flags.program), "exec", "--admin", &path(&self.flags.admin), "--"]
+            .map(str::to_owned)
+            .to_vec()
     }
 
     /// Ends it as an operator would, and waits.

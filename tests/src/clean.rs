@@ -12,6 +12,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,19 @@ const NAMESPACE_FILES: &str = "/etc/netns";
 
 /// Runs of this process, for the signal handler.
 static LIVE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static EXPECTED: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Says early that root is needed.
+///
+/// # Errors
+/// When this is not root.
+pub fn need_root() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("network namespaces, cgroups and BPF programs need root: run it as root");
+    }
+    Ok(())
+}
 
 /// The owner of what it names; dropping it removes all of that.
 #[derive(Debug)]
@@ -46,9 +60,7 @@ impl Run {
     /// # Errors
     /// When this is not root, or the lock cannot be made.
     pub fn begin() -> anyhow::Result<Run> {
-        if !nix::unistd::geteuid().is_root() {
-            bail!("network namespaces, cgroups and BPF programs need root: run it as root");
-        }
+        need_root()?;
         clean_on_signals();
         sweep();
         loop {
@@ -250,6 +262,16 @@ pub fn leftovers(id: &str) -> Vec<String> {
     left
 }
 
+/// A signal is how this process is meant to end: the first one only makes [`interrupted`] true.
+pub fn expect_signal() {
+    EXPECTED.store(true, Ordering::SeqCst);
+}
+
+/// Whether the expected signal came.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
 /// On SIGINT, SIGTERM and SIGHUP: removes what this process's runs made, and ends with 128 + the signal.
 fn clean_on_signals() {
     static ONCE: Once = Once::new();
@@ -257,7 +279,10 @@ fn clean_on_signals() {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
         std::thread::spawn(move || {
-            if let Some(signal) = signals.forever().next() {
+            for signal in signals.forever() {
+                if EXPECTED.load(Ordering::SeqCst) && !INTERRUPTED.swap(true, Ordering::SeqCst) {
+                    continue;
+                }
                 let runs = live();
                 // Twice: other threads go on until the exit, and may make something in between.
                 for id in runs.iter().chain(runs.iter()) {

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -36,7 +37,9 @@ impl Process {
     /// When it cannot be started.
     pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Process> {
         let file = fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
+        // In a group of its own, so that Ctrl-C on the terminal reaches only the one that cleans up.
+        let command = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
+        let child = command.spawn();
         let child = child.with_context(|| format!("cannot start {:?}", command.get_program()))?;
         Ok(Process { child, log: log.to_owned() })
     }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+pub(crate) use bpf::Recipe;
 use machine::Machine;
 
 /// How much `setup` says.

@@ -1,9 +1,13 @@
-//! Where things are in this repository.
+//! Where things are in this repository, and how they are built.
 //!
-//! In: what cargo says of where xtask lies. Out: paths. Never: creates anything.
+//! In: what cargo says of where xtask lies. Out: paths, and a built `kmesh-se`. Never: a decision what to run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::setup::{self, Verbosity};
 
 /// The folder of the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -22,9 +26,33 @@ pub(crate) fn tools() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
-    // These are xtask's own and would make cargo rebuild what a person's own `cargo build` made.
-    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "OUT_DIR"] {
+    // `cargo run` set these for xtask; some crates' build scripts would be run again because they differ.
+    let own = std::env::vars_os().map(|(name, _)| name);
+    for name in own.filter(|name| is_xtasks_own(&name.to_string_lossy())) {
         cargo.env_remove(name);
     }
     cargo
+}
+
+fn is_xtasks_own(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "OUT_DIR"].contains(&name)
+}
+
+/// Makes the machine ready and builds `kmesh-se`.
+///
+/// # Errors
+/// When the machine lacks something, or the build fails.
+pub(crate) fn build_agent(release: bool) -> anyhow::Result<PathBuf> {
+    setup::setup(Verbosity::Changes)?;
+    let mut cargo = cargo();
+    cargo.args(["build", "--quiet", "--package", "kmesh-se-userspace"]);
+    if release {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("kmesh-se does not build");
+    }
+    let profile = if release { "release" } else { "debug" };
+    Ok(tests::stage::target_folder().join(profile).join("kmesh-se"))
 }

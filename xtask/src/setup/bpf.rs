@@ -50,6 +50,18 @@ impl Recipe {
         serde_json::from_str(&std::fs::read_to_string(Recipe::path()).ok()?).ok()
     }
 
+    /// The clippy that belongs to a compiler which is not rustup's.
+    pub(crate) fn clippy_driver(&self) -> Option<PathBuf> {
+        let driver = Path::new(self.env.get("RUSTC")?).with_file_name("clippy-driver");
+        driver.is_file().then_some(driver)
+    }
+
+    /// Whether the recipe's cargo knows `clippy`.
+    pub(crate) fn has_cargo_clippy(&self) -> bool {
+        !self.env.contains_key("RUSTC")
+            && machine::first_line(self.cargo("clippy").args(["--", "--version"])).is_some()
+    }
+
     /// cargo as the recipe wants it, without what the surroundings say to rustc.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut cargo = Command::new(&self.command[0]);
