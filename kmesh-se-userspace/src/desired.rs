@@ -1,10 +1,25 @@
 //! What the maps and the DNS server should hold, host by host.
 //!
-//! In: a `Snapshot`, `Resolved` names and VIPs. Out: [`HostDesired`]. Never: I/O, a clock, tokio or aya.
+//! In: a `Snapshot`, `Resolved` names and VIPs. Out: [`HostDesired`], joined in [`Desired`]. Never: I/O, a clock,
+//! tokio or aya.
 
+mod backends;
+mod build;
+mod claims;
 mod names;
+mod plan;
+mod tables;
+mod vips;
 
-pub use names::*;
+#[cfg(test)]
+mod tests;
+
+pub use build::{HostDesired, View, host, needs_vip, view_for, wanted_names};
+pub use claims::{Change, Desired};
+pub use names::{NameEntry, NameView};
+pub use plan::{BackendPlan, Condition, NamePlan, Plan, PortPlan, ServicePlan, plan};
+pub use tables::{Address, Backend, Frontend, ServiceKey, Tables, Unlisted};
+pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 
 use std::fmt;
 

@@ -11,8 +11,8 @@ use crate::model::{Namespace, ObjectRef};
 /// no view, or a view without addresses, means that the name is not ours for that client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameEntry {
-    /// View by scope. `None` says that this namespace does not see what the mesh sees.
-    pub views: BTreeMap<Scope, Option<NameView>>,
+    /// View by scope. A namespace whose view is the mesh's has none of its own.
+    pub views: BTreeMap<Scope, NameView>,
 }
 
 /// What one view of a name answers.
@@ -35,6 +35,6 @@ impl NameEntry {
         self.views
             .get(&Scope::Namespace(namespace.clone()))
             .or_else(|| self.views.get(&Scope::Mesh))
-            .and_then(Option::as_ref)
+
     }
 }

@@ -152,6 +152,22 @@ pub struct Endpoint {
     pub service_account: String,
 }
 
+impl Endpoint {
+    /// An endpoint with every default, at `name`.
+    #[must_use]
+    pub fn of_name(name: HostName) -> Self {
+        Self {
+            address: EndpointAddress::Name(name),
+            ports: BTreeMap::new(),
+            weight: 1,
+            locality: String::new(),
+            network: String::new(),
+            labels: BTreeMap::new(),
+            service_account: String::new(),
+        }
+    }
+}
+
 /// The address of an [`Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointAddress {

@@ -1,0 +1,60 @@
+//! Names of maps and programs, their default capacities, and other bounds.
+//!
+//! In: nothing. Out: constants. Never: a value that depends on the machine.
+
+/// Version of the layout of every map but the per-socket ones; a change of any type in [`crate::maps`] raises it.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// cgroup id -> [`crate::maps::Workload`].
+pub const MAP_ENROL: &str = "kmse_enrol";
+/// [`crate::maps::FrontendKey`] -> [`crate::maps::Frontend`].
+pub const MAP_FRONTEND: &str = "kmse_frontend";
+/// [`crate::maps::AddressKey`] -> [`crate::maps::Address`].
+pub const MAP_ADDRESS: &str = "kmse_address";
+/// service id -> [`crate::maps::Service`], mapped into user space.
+pub const MAP_SERVICE: &str = "kmse_service";
+/// slot -> [`crate::maps::Slot`].
+pub const MAP_SLOT: &str = "kmse_slot";
+/// backend id -> [`crate::maps::Backend`].
+pub const MAP_BACKEND: &str = "kmse_backend";
+/// socket -> [`crate::maps::SockState`].
+pub const MAP_SK: &str = "kmse_sk";
+/// [`crate::maps::UdpKey`] -> [`crate::maps::UdpPeer`].
+pub const MAP_UDP: &str = "kmse_udp";
+/// [`crate::maps::Outcome`] -> count, per CPU.
+pub const MAP_COUNT: &str = "kmse_count";
+/// service id -> [`crate::maps::ServiceCount`], per CPU.
+pub const MAP_SERVICE_COUNT: &str = "kmse_svc_count";
+/// Ring buffer of [`crate::maps::Event`].
+pub const MAP_EVENT: &str = "kmse_event";
+/// The one [`crate::maps::Config`].
+pub const MAP_CONFIG: &str = "kmse_config";
+/// resolver address -> [`crate::maps::Resolver`].
+pub const MAP_RESOLVER: &str = "kmse_resolver";
+
+/// Default capacity of the enrolment map, in cgroups.
+pub const MAX_WORKLOADS: u32 = 4096;
+/// Default capacity of the frontend map.
+pub const MAX_FRONTENDS: u32 = 131_072;
+/// Default capacity of the known-address map.
+pub const MAX_ADDRESSES: u32 = 131_072;
+/// Default number of services.
+pub const MAX_SERVICES: u32 = 65_536;
+/// Default number of slots over all services; a change needs room for the old and the new run.
+pub const MAX_SLOTS: u32 = 524_288;
+/// Default number of backends.
+pub const MAX_BACKENDS: u32 = 262_144;
+/// Capacity of the table of further datagram peers.
+pub const MAX_UDP_PEERS: u32 = 65_536;
+/// Most resolvers whose port 53 is captured; each has a listener port for each namespace.
+pub const MAX_RESOLVERS: u32 = 8;
+/// Size of the event ring buffer, bytes.
+pub const EVENT_BYTES: u32 = 256 * 1024;
+/// Most events that one CPU sends in a second; the rest is only counted.
+pub const EVENTS_PER_SECOND: u32 = 100;
+/// How many depths of the cgroup tree may hold enrolled cgroups at the same time.
+pub const MAX_LEVELS: usize = 8;
+/// Ends the list in [`crate::maps::Config::levels`].
+pub const LEVEL_END: u8 = u8::MAX;
+/// The port of DNS, host order.
+pub const DNS_PORT: u16 = 53;

@@ -1,0 +1,334 @@
+//! Keys and values of the maps.
+//!
+//! In: nothing. Out: `repr(C)` types of integers and byte arrays only, with their layout asserted. Ports are in host
+//! order, so that `bpftool map dump` shows 80 as 80. Never: a pointer, a bool, or hidden padding.
+
+use crate::{addr::Addr16, limits::MAX_LEVELS};
+
+/// Who a cgroup is: value of `kmse_enrol`, keyed by cgroup id (the inode number of its directory).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// The scope of its namespace; see [`FrontendKey::scope`].
+    pub scope: u32,
+    /// Id of the workload, for events.
+    pub id: u32,
+    /// `WORKLOAD_…` flags.
+    pub flags: u32,
+    /// Listener port for its namespace and the first resolver, host order; resolver `i` is at `dns_port + i`. 0: DNS is not captured.
+    pub dns_port: u16,
+    #[doc(hidden)]
+    pub _pad: u16,
+}
+
+/// Never handled, although an ancestor is enrolled (the agent itself).
+pub const WORKLOAD_EXEMPT: u32 = 1;
+/// The workload's scope has frontends of its own, which are looked up before the mesh's.
+pub const WORKLOAD_PRIVATE_VIEW: u32 = 2;
+
+/// Scope of what every namespace sees.
+pub const SCOPE_MESH: u32 = 0;
+
+/// A virtual address, port and protocol: key of `kmse_frontend`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendKey {
+    /// [`SCOPE_MESH`], or the id of the namespace whose clients see this frontend.
+    pub scope: u32,
+    /// The virtual address.
+    pub addr: Addr16,
+    /// The port that the client dials, host order.
+    pub port: u16,
+    /// `IPPROTO_TCP` (6) or `IPPROTO_UDP` (17).
+    pub proto: u8,
+    #[doc(hidden)]
+    pub _pad: u8,
+}
+
+/// Value of `kmse_frontend`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// Index into `kmse_service`.
+    pub service: u32,
+}
+
+/// An address that some frontend uses: key of `kmse_address`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AddressKey {
+    /// As [`FrontendKey::scope`].
+    pub scope: u32,
+    /// The virtual address.
+    pub addr: Addr16,
+}
+
+/// Value of `kmse_address`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// What a port without a frontend gets: [`UNLISTED_PASS`] or [`UNLISTED_REFUSE`].
+    pub unlisted: u32,
+}
+
+/// The address may be real: the connection passes unchanged.
+pub const UNLISTED_PASS: u32 = 0;
+/// The address is ours alone: refused at once.
+pub const UNLISTED_REFUSE: u32 = 1;
+
+/// Where a service's slots lie: value of `kmse_service`. Read and written as one aligned 8-byte word, so a reader sees
+/// the old run or the new one.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// First slot in `kmse_slot`.
+    pub slot_base: u32,
+    /// Number of slots; 0: no backend.
+    pub slot_count: u32,
+}
+
+/// One column of Vose's alias table: value of `kmse_slot`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Chosen when the fraction is below `threshold`; index into `kmse_backend`.
+    pub backend: u32,
+    /// Chosen otherwise; index into `kmse_backend`.
+    pub alias: u32,
+    /// Share of `backend` in this column, as a fraction of 2^32; `u32::MAX` with `alias == backend` is all of it.
+    pub threshold: u32,
+}
+
+/// An address to dial: value of `kmse_backend`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// The address.
+    pub addr: Addr16,
+    /// The port, host order.
+    pub port: u16,
+    #[doc(hidden)]
+    pub _pad: u16,
+}
+
+/// A virtual address and the address that it was replaced by on one socket. All zero: none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// What the client dialled.
+    pub vip: Addr16,
+    /// What it was replaced by.
+    pub backend: Addr16,
+    /// Port that the client dialled, host order.
+    pub vip_port: u16,
+    /// Port that it was replaced by, host order; 0: this mapping is empty.
+    pub backend_port: u16,
+    /// Index into `kmse_service`, or [`NO_SERVICE`] for a captured DNS query.
+    pub service: u32,
+    /// The service's slots when the backend was picked; a datagram socket keeps its pick while they are the same.
+    pub slots: Service,
+}
+
+/// [`Mapping::service`] of a captured DNS query.
+pub const NO_SERVICE: u32 = u32::MAX;
+
+impl Mapping {
+    /// No mapping.
+    pub const EMPTY: Self = Self {
+        vip: [0; 16],
+        backend: [0; 16],
+        vip_port: 0,
+        backend_port: 0,
+        service: NO_SERVICE,
+        slots: Service { slot_base: 0, slot_count: 0 },
+    };
+}
+
+/// What is remembered for a socket: value of `kmse_sk`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SockState {
+    /// Made by `connect`; what `getpeername` shows.
+    pub connected: Mapping,
+    /// Made by the first unconnected `sendmsg`; further peers are in `kmse_udp`.
+    pub sent: Mapping,
+}
+
+/// A further peer of a datagram socket: key of `kmse_udp`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The backend's address.
+    pub addr: Addr16,
+    /// The backend's port, host order.
+    pub port: u16,
+    #[doc(hidden)]
+    pub _pad: [u8; 6],
+}
+
+/// Value of `kmse_udp`: what the client sent to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpPeer {
+    /// The virtual address.
+    pub vip: Addr16,
+    /// The virtual port, host order.
+    pub vip_port: u16,
+    #[doc(hidden)]
+    pub _pad: [u8; 6],
+}
+
+/// The one value of `kmse_config`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// [`crate::limits::LAYOUT_VERSION`] of the agent that wrote the maps.
+    pub layout: u32,
+    /// IPv4 address of the DNS listeners; all zero: DNS of IPv4 is not captured.
+    pub dns4: [u8; 4],
+    /// IPv6 address of the DNS listeners; all zero: DNS of IPv6 is not captured.
+    pub dns6: Addr16,
+    /// First port that a DNS listener may have, host order.
+    pub dns_port_first: u16,
+    /// Last port that a DNS listener may have, host order.
+    pub dns_port_last: u16,
+    #[doc(hidden)]
+    pub _pad: u32,
+    /// Depths of the cgroup tree that hold enrolled cgroups, the deepest first, ended by [`crate::limits::LEVEL_END`].
+    pub levels: [u8; MAX_LEVELS],
+    /// When the loop that serves DNS last ran, nanoseconds of `CLOCK_MONOTONIC`.
+    pub heartbeat_ns: u64,
+    /// DNS is captured until this long after the heartbeat, nanoseconds.
+    pub heartbeat_max_ns: u64,
+}
+
+/// Value of `kmse_resolver`, keyed by the resolver's address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolver {
+    /// Added to [`Workload::dns_port`].
+    pub index: u32,
+}
+
+/// What became of a connection or datagram: index into `kmse_count`, and the kind of an [`Event`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A connect was rewritten to a backend.
+    Connected = 0,
+    /// An unconnected datagram was rewritten to a backend.
+    Sent = 1,
+    /// Refused with `EHOSTUNREACH`: the service has no backend.
+    NoBackend = 2,
+    /// Refused with `ECONNREFUSED`: the virtual address has no such port.
+    PortNotListed = 3,
+    /// Refused with `EHOSTUNREACH`: an IPv4 socket, or a datagram, cannot reach a backend of the other family.
+    FamilyMismatch = 4,
+    /// A DNS query went to the agent.
+    DnsCaptured = 5,
+    /// A DNS query went to the real resolver, because the agent's heartbeat is old.
+    DnsBypassed = 6,
+    /// Refused with `ECONNREFUSED`: the DNS listener was dialled straight.
+    ListenerDialled = 7,
+    /// The kernel could not remember the socket; it works, but shows the backend's address.
+    NotRemembered = 8,
+    /// An event was dropped, by the rate limit or because the ring buffer was full.
+    EventLost = 9,
+}
+
+impl Outcome {
+    /// How many there are.
+    pub const COUNT: u32 = 10;
+
+    /// All of them with their names, in the order of their numbers.
+    pub const ALL: [(Self, &'static str); Self::COUNT as usize] = [
+        (Self::Connected, "connected"),
+        (Self::Sent, "sent"),
+        (Self::NoBackend, "noBackend"),
+        (Self::PortNotListed, "portNotListed"),
+        (Self::FamilyMismatch, "familyMismatch"),
+        (Self::DnsCaptured, "dnsCaptured"),
+        (Self::DnsBypassed, "dnsBypassed"),
+        (Self::ListenerDialled, "listenerDialled"),
+        (Self::NotRemembered, "notRemembered"),
+        (Self::EventLost, "eventLost"),
+    ];
+}
+
+/// Value of `kmse_svc_count`, on each CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCount {
+    /// Connects and first datagrams rewritten.
+    pub connects: u64,
+    /// Connects and datagrams refused.
+    pub refused: u64,
+}
+
+/// What one CPU has sent of events in this second; the one value of `kmse_rate`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventRate {
+    /// Start of the second, nanoseconds of `CLOCK_MONOTONIC`.
+    pub start_ns: u64,
+    /// Events sent since.
+    pub sent: u64,
+}
+
+/// A refusal, as sent through `kmse_event`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// The [`Outcome`].
+    pub outcome: u32,
+    /// [`Workload::id`] of the client.
+    pub workload: u32,
+    /// [`Workload::scope`] of the client.
+    pub scope: u32,
+    /// Process id (thread group) of the client, in the agent's initial namespace.
+    pub pid: u32,
+    /// The address dialled.
+    pub addr: Addr16,
+    /// The port dialled, host order.
+    pub port: u16,
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub proto: u8,
+    #[doc(hidden)]
+    pub _pad: [u8; 5],
+}
+
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<Workload>() == 16);
+    assert!(size_of::<FrontendKey>() == 24 && offset_of!(FrontendKey, port) == 20);
+    assert!(size_of::<AddressKey>() == 20);
+    assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Slot>() == 12);
+    assert!(size_of::<Backend>() == 20);
+    assert!(size_of::<Mapping>() == 48 && offset_of!(Mapping, service) == 36);
+    assert!(size_of::<SockState>() == 96);
+    assert!(size_of::<UdpKey>() == 32 && offset_of!(UdpKey, port) == 24);
+    assert!(size_of::<UdpPeer>() == 24);
+    assert!(size_of::<Config>() == 56 && offset_of!(Config, heartbeat_ns) == 40);
+    assert!(size_of::<Event>() == 48 && offset_of!(Event, addr) == 24);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+
+    macro_rules! pod {
+        ($($name:ident),+) => {
+            // SAFETY: `repr(C)`, integers and byte arrays only, no implicit padding (asserted above).
+            $(unsafe impl aya::Pod for $name {})+
+        };
+    }
+    pod!(
+        Workload, FrontendKey, Frontend, AddressKey, Address, Service, Slot, Backend, Mapping, SockState, UdpKey, UdpPeer,
+        Config, Resolver, ServiceCount, EventRate, Event
+    );
+}

@@ -1,0 +1,82 @@
+//! Counting and telling what happened.
+//!
+//! In: outcomes. Out: per-CPU counters, and rate-limited events for refusals. Never: a count of what merely passes.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+};
+use kmesh_se_common::{
+    addr::from_words,
+    limits::EVENTS_PER_SECOND,
+    maps::{Event, Outcome, Workload},
+};
+
+use crate::{
+    maps::{COUNT, EVENT, RATE, SERVICE_COUNT},
+    sock::Endpoint,
+};
+
+/// Adds one to the counter of `outcome`.
+#[inline(always)]
+pub(crate) fn add(outcome: Outcome) {
+    if let Some(count) = COUNT.get_ptr_mut(outcome as u32) {
+        // SAFETY: the element is this CPU's own.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Counts a rewritten connect or first datagram of `service`.
+#[inline(always)]
+pub(crate) fn service_connect(service: u32) {
+    if let Some(count) = SERVICE_COUNT.get_ptr_mut(service) {
+        // SAFETY: the element is this CPU's own.
+        unsafe { (*count).connects += 1 };
+    }
+}
+
+/// Counts a refusal by `service`.
+#[inline(always)]
+pub(crate) fn service_refused(service: u32) {
+    if let Some(count) = SERVICE_COUNT.get_ptr_mut(service) {
+        // SAFETY: the element is this CPU's own.
+        unsafe { (*count).refused += 1 };
+    }
+}
+
+/// Counts a refusal and, below the rate limit, sends it to the agent.
+#[inline(always)]
+pub(crate) fn refused(outcome: Outcome, workload: &Workload, to: Endpoint, proto: u8) {
+    add(outcome);
+    // SAFETY: the helpers have no preconditions.
+    let (time_ns, pid) = unsafe { (bpf_ktime_get_ns(), (bpf_get_current_pid_tgid() >> 32) as u32) };
+    if !may_send(time_ns) {
+        return add(Outcome::EventLost);
+    }
+    let event = Event {
+        time_ns,
+        outcome: outcome as u32,
+        workload: workload.id,
+        scope: workload.scope,
+        pid,
+        addr: from_words(to.addr),
+        port: to.port,
+        proto,
+        _pad: [0; 5],
+    };
+    if EVENT.output_untyped::<Event>(event, 0).is_err() {
+        add(Outcome::EventLost);
+    }
+}
+
+#[inline(always)]
+fn may_send(now_ns: u64) -> bool {
+    let Some(rate) = RATE.get_ptr_mut(0) else { return false };
+    // SAFETY: the element is this CPU's own.
+    let rate = unsafe { &mut *rate };
+    if now_ns - rate.start_ns > 1_000_000_000 {
+        rate.start_ns = now_ns;
+        rate.sent = 0;
+    }
+    rate.sent += 1;
+    rate.sent <= u64::from(EVENTS_PER_SECOND)
+}

@@ -1,0 +1,233 @@
+//! One host: which entries win, for whom, and what follows.
+//!
+//! In: the snapshot, resolved names, the host's VIPs. Out: a [`HostDesired`]. Never: another host.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    Address, Backend, Frontend, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted, Vips, backends,
+};
+use crate::model::{Entry, ExportTo, HostName, Namespace, ObjectRef, Port, Resolution, Resolved, Snapshot};
+
+/// What one host contributes to the maps and to DNS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostDesired {
+    /// Rows of the maps.
+    pub tables: Tables,
+    /// Answers for the host's name.
+    pub names: NameEntry,
+    /// Orders the claims of several hosts to one address: as [`Entry::age_order`], of the oldest entry.
+    pub age: Option<(Option<jiff::Timestamp>, ObjectRef)>,
+}
+
+/// What the clients of one scope see of a host: entries of one namespace, the oldest first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View<'a> {
+    /// The winning entries with the ports that each contributes.
+    pub entries: Vec<(&'a Arc<Entry>, Vec<&'a Port>)>,
+}
+
+/// What clients of `namespace` (or the mesh at large) see of `host`: the entries of their own namespace, else those of
+/// the namespace that has the oldest visible entry. Within a namespace the oldest entry wins a port; ports that only a
+/// younger one lists are added when its resolution agrees.
+#[must_use]
+pub fn view_for<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> Option<View<'a>> {
+    let mut visible: Vec<_> = snapshot.entries_of(host);
+    visible.retain(|entry| match scope {
+        Scope::Mesh => entry.export_to == ExportTo::All,
+        Scope::Namespace(namespace) => entry.is_visible_to(namespace),
+    });
+    let own = |entry: &&Arc<Entry>| matches!(scope, Scope::Namespace(n) if *n == entry.object.namespace);
+    let winner = visible.iter().copied().find(own).or_else(|| visible.first().copied())?;
+    visible.retain(|entry| entry.object.namespace == winner.object.namespace);
+
+    let mut taken = BTreeSet::new();
+    let mut entries = Vec::new();
+    for entry in visible {
+        if entry.resolution != winner.resolution {
+            continue;
+        }
+        let ports: Vec<&Port> = entry.ports.iter().filter(|p| taken.insert(p.number)).collect();
+        if !ports.is_empty() || std::ptr::eq(entry, winner) {
+            entries.push((entry, ports));
+        }
+    }
+    Some(View { entries })
+}
+
+
+impl View<'_> {
+    /// The entry that gives the view its addresses and resolution.
+    #[must_use]
+    pub fn primary(&self) -> &Arc<Entry> {
+        self.entries[0].0
+    }
+
+    /// The virtual addresses of the view and what their unlisted ports get: those that the user wrote, else those
+    /// in the status, else the allocated ones.
+    #[must_use]
+    pub fn vips(&self, host: &HostName, allocated: Option<&Vips>) -> (Vec<IpAddr>, Unlisted) {
+        let primary = self.primary();
+        if !primary.addresses.is_empty() {
+            let plain = primary.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+            return (plain.map(|net| net.addr()).collect(), Unlisted::Pass);
+        }
+        if primary.resolution == Resolution::None {
+            return (Vec::new(), Unlisted::Pass);
+        }
+        let of_host = |h: &Option<HostName>| h.as_ref().is_none_or(|h| h == host);
+        let in_status = primary.status_addresses.iter().filter(|(_, h)| of_host(h)).map(|(a, _)| *a);
+        let mut vips: Vec<IpAddr> = in_status.collect();
+        if vips.is_empty() && may_allocate(primary, host) {
+            vips = allocated.into_iter().flat_map(Vips::iter).collect();
+        }
+        (vips, Unlisted::Refuse)
+    }
+}
+
+/// Whether some entry of `host` wants a VIP allocated for it.
+#[must_use]
+pub fn needs_vip(snapshot: &Snapshot, host: &HostName) -> bool {
+    snapshot.entries_of(host).iter().any(|entry| {
+        let in_status = entry.status_addresses.iter().any(|(_, h)| h.as_ref().is_none_or(|h| h == host));
+        entry.export_to != ExportTo::Nobody && !in_status && may_allocate(entry, host)
+    })
+}
+
+fn may_allocate(entry: &Entry, host: &HostName) -> bool {
+    entry.resolution != Resolution::None
+        && entry.addresses.is_empty()
+        && entry.may_allocate
+        && host.wildcard_suffix().is_none()
+}
+
+/// The names that the entries of `host` need resolved.
+#[must_use]
+pub fn wanted_names(snapshot: &Snapshot, host: &HostName) -> BTreeSet<HostName> {
+    let mut names = BTreeSet::new();
+    for entry in snapshot.entries_of(host) {
+        if entry.export_to == ExportTo::Nobody {
+            continue;
+        }
+        match entry.resolution {
+            Resolution::None | Resolution::DynamicDns => {}
+            _ if backends::resolves_host(entry) => drop(names.insert(host.clone())),
+            _ => {
+                let selected = snapshot.selected_by(entry).map(|w| &w.endpoint);
+                names.extend(backends::names(entry.endpoints.iter().chain(selected)).cloned());
+            }
+        }
+    }
+    names
+}
+
+/// What `host` contributes, given its allocated VIPs.
+#[must_use]
+pub fn host(snapshot: &Snapshot, resolved: &Resolved, vips: Option<&Vips>, host: &HostName) -> HostDesired {
+    let mut desired = HostDesired {
+        age: snapshot.entries_of(host).first().map(|e| (e.created, e.object.clone())),
+        ..HostDesired::default()
+    };
+    let mesh = view_for(snapshot, host, &Scope::Mesh);
+    if let Some(view) = &mesh {
+        add_view(&mut desired, snapshot, resolved, vips, host, Scope::Mesh, view);
+    }
+    for namespace in namespaces_with_views(snapshot, host) {
+        let scope = Scope::Namespace(namespace);
+        if let Some(view) = view_for(snapshot, host, &scope)
+            && mesh.as_ref() != Some(&view)
+        {
+            add_view(&mut desired, snapshot, resolved, vips, host, scope, &view);
+        }
+    }
+    desired
+}
+
+/// The namespaces whose view of `host` may differ from the mesh's.
+fn namespaces_with_views(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespace> {
+    let mut namespaces = BTreeSet::new();
+    for entry in snapshot.entries_of(host) {
+        namespaces.insert(entry.object.namespace.clone());
+        if let ExportTo::Namespaces(listed) = &entry.export_to {
+            namespaces.extend(listed.iter().cloned());
+        }
+    }
+    namespaces
+}
+
+fn add_view(
+    desired: &mut HostDesired,
+    snapshot: &Snapshot,
+    resolved: &Resolved,
+    allocated: Option<&Vips>,
+    host: &HostName,
+    scope: Scope,
+    view: &View<'_>,
+) {
+    let (vips, unlisted) = view.vips(host, allocated);
+    let mut all_backends: Vec<Backend> = Vec::new();
+    if view.primary().resolution != Resolution::None {
+        for (entry, ports) in &view.entries {
+            for port in ports {
+                let key = ServiceKey { host: host.clone(), entry: entry.object.clone(), port: port.number };
+                let backends = backends::backends(entry, host, port, snapshot.selected_by(entry), resolved);
+                all_backends.extend(backends.iter().cloned());
+                for address in &vips {
+                    let frontend = Frontend {
+                        scope: scope.clone(),
+                        address: *address,
+                        port: port.number,
+                        transport: port.protocol.transport(),
+                    };
+                    desired.tables.frontends.insert(frontend, key.clone());
+                }
+                if !vips.is_empty() {
+                    desired.tables.services.insert(key, backends);
+                }
+            }
+        }
+        for address in &vips {
+            desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, unlisted);
+        }
+    }
+    // A family is answered when some backend can be reached through it; while there is none at all, the connection
+    // fails at once, and for that one family is enough.
+    let any_v6 = all_backends.iter().any(|b| b.address.is_ipv6());
+    let any_v4 = all_backends.iter().any(|b| b.address.is_ipv4());
+    let has_v4_vip = vips.iter().any(IpAddr::is_ipv4);
+    let name = NameView {
+        answers_v4: any_v4 || !any_v6,
+        answers_v6: any_v6 || !has_v4_vip,
+        vips,
+        entry: view.primary().object.clone(),
+    };
+    desired.names.views.insert(scope, name);
+}
+
+/// The entry that each entry of `host` loses to in its own namespace's view, or none if it serves.
+#[must_use]
+pub(super) fn winner_over(view: &View<'_>, entry: &Entry) -> Option<ObjectRef> {
+    let serves = view.entries.iter().any(|(e, _)| e.object == entry.object);
+    (!serves).then(|| view.primary().object.clone())
+}
+
+/// Groups the backends of a view by port, for people.
+pub(super) fn backends_by_port(
+    snapshot: &Snapshot,
+    resolved: &Resolved,
+    host: &HostName,
+    view: &View<'_>,
+) -> BTreeMap<(ObjectRef, u16), Vec<Backend>> {
+    let mut found = BTreeMap::new();
+    for (entry, ports) in &view.entries {
+        for port in ports {
+            let backends = backends::backends(entry, host, port, snapshot.selected_by(entry), resolved);
+            found.insert((entry.object.clone(), port.number), backends);
+        }
+    }
+    found
+}

@@ -1,0 +1,117 @@
+//! All hosts together: who has an address that several hosts claim.
+//!
+//! In: [`HostDesired`] values, host by host. Out: what a change to one host changes in the tables. Never: a look at
+//! hosts that the change does not touch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Address, Frontend, HostDesired, Tables};
+use crate::model::{HostName, ObjectRef};
+
+/// Older entries first, then by name.
+type Claim = (Option<jiff::Timestamp>, Option<ObjectRef>, HostName);
+
+/// What every host wants, and who wins what several want.
+#[derive(Debug, Default)]
+pub struct Desired {
+    hosts: BTreeMap<HostName, HostDesired>,
+    frontends: BTreeMap<Frontend, BTreeSet<Claim>>,
+    addresses: BTreeMap<Address, BTreeSet<Claim>>,
+}
+
+/// The rows that a change touches, before and after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The rows before.
+    pub old: Tables,
+    /// The rows after.
+    pub new: Tables,
+}
+
+impl Desired {
+    /// Replaces what `host` wants; `None` removes it.
+    pub fn set(&mut self, host: &HostName, desired: Option<HostDesired>) -> Change {
+        let touched = self.rivals(host, desired.as_ref());
+        let old = self.effective(&touched);
+        if let Some(previous) = self.hosts.remove(host) {
+            let claim = claim(host, &previous);
+            for frontend in previous.tables.frontends.keys() {
+                release(&mut self.frontends, frontend, &claim);
+            }
+            for address in previous.tables.addresses.keys() {
+                release(&mut self.addresses, address, &claim);
+            }
+        }
+        if let Some(desired) = desired {
+            let claim = claim(host, &desired);
+            for frontend in desired.tables.frontends.keys() {
+                self.frontends.entry(frontend.clone()).or_default().insert(claim.clone());
+            }
+            for address in desired.tables.addresses.keys() {
+                self.addresses.entry(address.clone()).or_default().insert(claim.clone());
+            }
+            self.hosts.insert(host.clone(), desired);
+        }
+        Change { old, new: self.effective(&touched) }
+    }
+
+    /// What `host` wants.
+    #[must_use]
+    pub fn get(&self, host: &HostName) -> Option<&HostDesired> {
+        self.hosts.get(host)
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostName, &HostDesired)> {
+        self.hosts.iter()
+    }
+
+    /// The rows that the maps should hold for `hosts`: what they want, without what an older claim wins.
+    #[must_use]
+    pub fn effective<'a>(&self, hosts: impl IntoIterator<Item = &'a HostName>) -> Tables {
+        let mut tables = Tables::default();
+        for host in hosts {
+            let Some(desired) = self.hosts.get(host) else { continue };
+            let mut own = desired.tables.clone();
+            own.frontends.retain(|frontend, _| wins(&self.frontends, frontend, host));
+            own.addresses.retain(|address, _| wins(&self.addresses, address, host));
+            tables.extend(own);
+        }
+        tables
+    }
+
+    /// The host that has `frontend`.
+    #[must_use]
+    pub fn owner(&self, frontend: &Frontend) -> Option<&HostName> {
+        self.frontends.get(frontend)?.first().map(|(_, _, host)| host)
+    }
+
+    /// `host` and every host that claims something which `host` claims, before or after the change.
+    fn rivals(&self, host: &HostName, desired: Option<&HostDesired>) -> BTreeSet<HostName> {
+        let mut found = BTreeSet::from([host.clone()]);
+        for tables in [self.hosts.get(host), desired].into_iter().flatten().map(|d| &d.tables) {
+            let frontends = tables.frontends.keys().filter_map(|f| self.frontends.get(f));
+            let addresses = tables.addresses.keys().filter_map(|a| self.addresses.get(a));
+            found.extend(frontends.chain(addresses).flatten().map(|(_, _, host)| host.clone()));
+        }
+        found
+    }
+}
+
+fn claim(host: &HostName, desired: &HostDesired) -> Claim {
+    let (created, object) = desired.age.clone().unzip();
+    (created.flatten(), object, host.clone())
+}
+
+fn wins<K: Ord>(claims: &BTreeMap<K, BTreeSet<Claim>>, key: &K, host: &HostName) -> bool {
+    claims.get(key).and_then(BTreeSet::first).is_some_and(|(_, _, winner)| winner == host)
+}
+
+fn release<K: Ord>(claims: &mut BTreeMap<K, BTreeSet<Claim>>, key: &K, claim: &Claim) {
+    if let Some(set) = claims.get_mut(key) {
+        set.remove(claim);
+        if set.is_empty() {
+            claims.remove(key);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a client of one namespace would get, for people and for `plan`.
+//!
+//! In: the same values as `build`. Out: the JSON that the command line promises. Never: the kernel.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{Scope, VipPool, View, build, view_for};
+use crate::model::{EndpointAddress, Entry, HostName, Namespace, Port, Protocol, Resolution, Resolved, Snapshot};
+
+/// Everything that clients of one namespace see.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Each host of each entry.
+    pub services: Vec<ServicePlan>,
+    /// The names that are answered here.
+    pub names: Vec<NamePlan>,
+}
+
+/// One host of one entry.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names are the JSON keys of the command line's contract")]
+pub struct ServicePlan {
+    pub namespace: Namespace,
+    pub name: String,
+    pub host: HostName,
+    pub resolution: Resolution,
+    pub vips: Vec<IpAddr>,
+    pub ports: Vec<PortPlan>,
+    pub conditions: Vec<Condition>,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names are the JSON keys of the command line's contract")]
+pub struct PortPlan {
+    pub name: String,
+    pub number: u16,
+    pub protocol: Protocol,
+    /// `balance`, `passthrough`, `waypoint` or `unsupported`.
+    pub mode: &'static str,
+    pub backends: Vec<BackendPlan>,
+}
+
+/// One backend of a port.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names are the JSON keys of the command line's contract")]
+pub struct BackendPlan {
+    pub address: IpAddr,
+    pub port: u16,
+    pub weight: u32,
+    pub source: String,
+}
+
+/// A condition in the manner of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// One name that is answered here.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names are the JSON keys of the command line's contract")]
+pub struct NamePlan {
+    pub name: HostName,
+    pub addresses: Vec<IpAddr>,
+    pub entry: String,
+}
+
+/// What clients of `namespace` get. Entries that they do not see are left out.
+#[must_use]
+pub fn plan(snapshot: &Snapshot, resolved: &Resolved, vips: &VipPool, namespace: &Namespace) -> Plan {
+    let scope = Scope::Namespace(namespace.clone());
+    let mut plan = Plan { services: Vec::new(), names: Vec::new() };
+    for entry in snapshot.entries().filter(|e| e.is_visible_to(namespace)) {
+        for host in &entry.hosts {
+            if let Some(view) = view_for(snapshot, host, &scope) {
+                plan.services.push(service(snapshot, resolved, vips, entry, host, &view));
+            }
+        }
+    }
+    for host in snapshot.hosts() {
+        let Some(view) = view_for(snapshot, host, &scope) else { continue };
+        let (addresses, _) = view.vips(host, vips.get(host));
+        if view.primary().resolution != Resolution::None && !addresses.is_empty() {
+            let object = &view.primary().object;
+            let entry = format!("{}/{}", object.namespace, object.name);
+            plan.names.push(NamePlan { name: host.clone(), addresses, entry });
+        }
+    }
+    plan
+}
+
+fn service(
+    snapshot: &Snapshot,
+    resolved: &Resolved,
+    vips: &VipPool,
+    entry: &Entry,
+    host: &HostName,
+    view: &View<'_>,
+) -> ServicePlan {
+    let winner = build::winner_over(view, entry);
+    let (addresses, _) = view.vips(host, vips.get(host));
+    let served: &[&Port] =
+        view.entries.iter().find(|(e, _)| e.object == entry.object).map_or(&[], |(_, ports)| ports.as_slice());
+    let backends = build::backends_by_port(snapshot, resolved, host, view);
+    let ports = served.iter().map(|port| {
+        let backends = backends.get(&(entry.object.clone(), port.number)).into_iter().flatten();
+        PortPlan {
+            name: port.name.clone(),
+            number: port.number,
+            protocol: port.protocol,
+            mode: mode(entry),
+            backends: backends
+                .map(|b| BackendPlan {
+                    address: b.address,
+                    port: b.port,
+                    weight: b.weight,
+                    source: b.source.to_string(),
+                })
+                .collect(),
+        }
+    });
+    let mut conditions =
+        vec![Condition { kind: "Accepted", status: "True", reason: "Accepted", message: String::new() }];
+    if let Some(winner) = winner {
+        conditions.push(Condition {
+            kind: "Shadowed",
+            status: "True",
+            reason: "OlderEntryWins",
+            message: format!("clients of this namespace get {host} from {winner}"),
+        });
+    } else {
+        conditions.extend(limits(entry, &addresses));
+    }
+    ServicePlan {
+        namespace: entry.object.namespace.clone(),
+        name: entry.object.name.to_string(),
+        host: host.clone(),
+        resolution: entry.resolution,
+        vips: addresses,
+        ports: ports.collect(),
+        conditions,
+    }
+}
+
+fn mode(entry: &Entry) -> &'static str {
+    let only_unix =
+        !entry.endpoints.is_empty() && entry.endpoints.iter().all(|e| matches!(e.address, EndpointAddress::Unix(_)));
+    match entry.resolution {
+        Resolution::None => "passthrough",
+        Resolution::DynamicDns => "unsupported",
+        _ if only_unix => "unsupported",
+        _ => "balance",
+    }
+}
+
+/// What an accepted entry asks for that is not done here.
+fn limits(entry: &Entry, vips: &[IpAddr]) -> Option<Condition> {
+    let not_programmed = |reason, message: &str| {
+        Some(Condition { kind: "Programmed", status: "False", reason, message: message.to_owned() })
+    };
+    let has_prefix = entry.addresses.iter().any(|net| net.prefix_len() != net.max_prefix_len());
+    match entry.resolution {
+        Resolution::DynamicDns => {
+            not_programmed("DynamicDnsNotSupported", "names under a wildcard are not resolved yet")
+        }
+        Resolution::None => None,
+        _ if has_prefix => not_programmed("CidrNotSupported", "a range of addresses is not balanced yet"),
+        _ if vips.is_empty() => {
+            not_programmed("NoAddress", "there is no address to dial: set addresses, or allow allocation")
+        }
+        _ if mode(entry) == "unsupported" => {
+            not_programmed("UnixEndpoint", "an inet socket cannot be sent to a Unix socket")
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,114 @@
+//! The rows of the maps in words, without the ids that the kernel side needs.
+//!
+//! In: nothing. Out: plain values that `diff` compares. Never: an id, which is the sink's own affair.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+
+use super::Scope;
+use crate::model::{HostName, ObjectRef, Transport};
+
+/// A virtual address and port as the clients of one scope see it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Frontend {
+    /// Whose view.
+    pub scope: Scope,
+    /// The virtual address.
+    pub address: IpAddr,
+    /// The port that clients dial.
+    pub port: u16,
+    /// The transport.
+    pub transport: Transport,
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} scope {}", std::net::SocketAddr::new(self.address, self.port), self.transport, self.scope)
+    }
+}
+
+/// Which service: one port of one host of one entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ServiceKey {
+    /// The host.
+    pub host: HostName,
+    /// The entry that it comes from.
+    pub entry: ObjectRef,
+    /// The entry's port number.
+    pub port: u16,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} of {}", self.host, self.port, self.entry)
+    }
+}
+
+/// One address to dial. Within a service each address and port occurs once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Backend {
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// Share of the connections, at least 1.
+    pub weight: u32,
+    /// What it was resolved from: a name, or the address itself.
+    pub source: Arc<str>,
+}
+
+/// A virtual address in one scope.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Address {
+    /// Whose view.
+    pub scope: Scope,
+    /// The virtual address.
+    pub address: IpAddr,
+}
+
+/// What a port without a frontend gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Unlisted {
+    /// The user wrote the address; it may be real.
+    Pass,
+    /// The address is an automatic VIP, which exists only here.
+    Refuse,
+}
+
+/// Rows of the maps: all of them, or those of some hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// The backends of each service, sorted.
+    pub services: BTreeMap<ServiceKey, Vec<Backend>>,
+    /// The service of each frontend.
+    pub frontends: BTreeMap<Frontend, ServiceKey>,
+    /// The addresses in use.
+    pub addresses: BTreeMap<Address, Unlisted>,
+}
+
+impl Tables {
+    /// Adds all rows of `other`; where both have a row, `other` wins.
+    pub fn extend(&mut self, other: Self) {
+        self.services.extend(other.services);
+        self.frontends.extend(other.frontends);
+        self.addresses.extend(other.addresses);
+    }
+
+    /// The rows whose keys `a` or `b` has.
+    #[must_use]
+    pub fn restricted(&self, a: &Self, b: &Self) -> Self {
+        fn pick<K: Ord + Clone, V: Clone>(
+            from: &BTreeMap<K, V>,
+            a: &BTreeMap<K, V>,
+            b: &BTreeMap<K, V>,
+        ) -> BTreeMap<K, V> {
+            a.keys().chain(b.keys()).filter_map(|k| Some((k.clone(), from.get(k)?.clone()))).collect()
+        }
+        Self {
+            services: pick(&self.services, &a.services, &b.services),
+            frontends: pick(&self.frontends, &a.frontends, &b.frontends),
+            addresses: pick(&self.addresses, &a.addresses, &b.addresses),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The cgroups whose processes are handled.
+//!
+//! In: paths. Out: ids and depths for the sink; cgroups for commands, removed when they are empty. Never: a map.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// A cgroup by its path in the cgroup2 file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its id: the inode number of the directory.
+    pub id: u64,
+    /// Its depth: the root is 0.
+    pub level: u8,
+}
+
+/// A cgroup that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// There is no cgroup2 file system.
+    #[error("no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup, or boot with cgroup2")]
+    NotMounted,
+    /// The path is outside the cgroup2 file system.
+    #[error("{} is not below the cgroup2 mount {}", path.display(), mount.display())]
+    Outside {
+        /// The path given.
+        path: PathBuf,
+        /// Where cgroup2 is mounted.
+        mount: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} the cgroup {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+/// Where cgroup2 is mounted, from `/proc/self/mountinfo`: `/sys/fs/cgroup`, or below it on a hybrid host.
+#[must_use]
+pub fn cgroup2_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let fields: Vec<&str> = before.split(' ').collect();
+        // Only the root of the hierarchy: a bind mount of a part of it would give wrong depths.
+        (after.starts_with("cgroup2 ") && fields.get(3) == Some(&"/")).then(|| PathBuf::from(fields[4]))
+    })
+}
+
+impl Cgroup {
+    /// The cgroup at `path`.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; the path must exist below the cgroup2 mount.
+    pub fn open(path: &Path) -> Result<Self, CgroupError> {
+        let io = |error| CgroupError::Io { action: "open", path: path.to_owned(), error };
+        let mount = cgroup2_mount().ok_or(CgroupError::NotMounted)?;
+        let path = fs::canonicalize(path).map_err(io)?;
+        let below = path
+            .strip_prefix(&mount)
+            .map_err(|_| CgroupError::Outside { path: path.clone(), mount: mount.clone() })?;
+        let level = u8::try_from(below.components().count()).unwrap_or(u8::MAX - 1);
+        let id = fs::metadata(&path).map_err(io)?.ino();
+        Ok(Self { id, level, path })
+    }
+
+    /// The cgroup at `path`, made if it is not there; says whether it was made.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn open_or_create(path: &Path) -> Result<(Self, bool), CgroupError> {
+        let created = match fs::create_dir(path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(CgroupError::Io { action: "create", path: path.to_owned(), error }),
+        };
+        Ok((Self::open(path)?, created))
+    }
+
+    /// The cgroup of this process.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn own() -> Result<Self, CgroupError> {
+        let mount = cgroup2_mount().ok_or(CgroupError::NotMounted)?;
+        let own = fs::read_to_string("/proc/self/cgroup")
+            .map_err(|error| CgroupError::Io { action: "read", path: "/proc/self/cgroup".into(), error })?;
+        let below = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
+        Self::open(&mount.join(below.trim_start_matches('/')))
+    }
+
+    /// Whether a process lives here or below.
+    #[must_use]
+    pub fn is_populated(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|e| e.lines().any(|l| l == "populated 1"))
+    }
+
+    /// Removes the cgroup; one that is gone is no error.
+    ///
+    /// # Errors
+    /// It still has processes or children.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(CgroupError::Io { action: "remove", path: self.path.clone(), error })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Prefix of the names of the cgroups that [`create_for_command`] makes.
+pub const COMMAND_PREFIX: &str = "kmse-exec-";
+
+/// A new cgroup below `parent` for one command.
+///
+/// # Errors
+/// [`CgroupError`].
+pub fn create_for_command(parent: &Path) -> Result<Cgroup, CgroupError> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = parent.join(format!("{COMMAND_PREFIX}{}-{number}", std::process::id()));
+    Cgroup::open_or_create(&path).map(|(cgroup, _)| cgroup)
+}
+
+/// Removes the empty cgroups that commands left below `parent`; returns how many.
+pub fn remove_command_cgroups(parent: &Path) -> usize {
+    let Ok(children) = fs::read_dir(parent) else { return 0 };
+    children
+        .filter_map(Result::ok)
+        .filter(|c| c.file_name().to_string_lossy().starts_with(COMMAND_PREFIX))
+        .filter(|c| fs::remove_dir(c.path()).is_ok())
+        .count()
+}

@@ -1,0 +1,256 @@
+//! Loads the BPF programs and attaches them to a cgroup.
+//!
+//! In: the embedded object, a cgroup, capacities. Out: maps, and links that detach when dropped. Never: an element of a
+//! map.
+
+use std::{
+    fmt, fs, io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::Map,
+    programs::{CgroupAttachMode, CgroupSockAddr, ProgramError},
+    util::KernelVersion,
+};
+use kmesh_se_common::limits as l;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use crate::sink::Capacities;
+
+/// The programs, with BTF, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KMESH_SE_BPF_OBJECT"));
+
+/// The programs in the order of attaching: those that restore addresses before those that rewrite them, so that no reply
+/// is seen under a backend's address.
+const PROGRAMS: [&str; 8] = [
+    "kmse_peer4",
+    "kmse_peer6",
+    "kmse_recvmsg4",
+    "kmse_recvmsg6",
+    "kmse_sendmsg4",
+    "kmse_sendmsg6",
+    "kmse_connect4",
+    "kmse_connect6",
+];
+
+/// Why the programs are not in place. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The process may not load BPF programs.
+    #[error("missing {}: run as root, or grant the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON", missing.join(" and "))]
+    Capability {
+        /// The capabilities that are not there.
+        missing: Vec<&'static str>,
+    },
+    /// The path is not of a cgroup2 file system.
+    #[error("{} is not a cgroup2 directory: give --attach a directory below {}", path.display(), mount_hint())]
+    NotCgroup2 {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The cgroup cannot be opened.
+    #[error("cannot open the cgroup {}: {error}; create it, or give --attach another one", path.display())]
+    Cgroup {
+        /// The path given.
+        path: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+    /// The kernel has no BPF, or it is switched off.
+    #[error("this kernel has no bpf(2) system call, or it is blocked: use Linux 5.10 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF, and a seccomp profile that allows it")]
+    NoBpf,
+    /// The object does not load.
+    #[error("the kernel does not accept the BPF maps and programs (Linux {kernel}): {error}")]
+    Object {
+        /// The running kernel.
+        kernel: String,
+        /// What aya says, with the verifier's log.
+        error: String,
+    },
+    /// A program does not load or attach.
+    #[error("cannot {action} the program {program} (Linux {kernel}): {error}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// `load` or `attach`.
+        action: &'static str,
+        /// The running kernel.
+        kernel: String,
+        /// What aya says, with the verifier's log.
+        error: String,
+    },
+}
+
+fn mount_hint() -> String {
+    crate::enrol::cgroup2_mount().map_or_else(
+        || "a cgroup2 mount, which this host does not have: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
+        |mount| mount.display().to_string(),
+    )
+}
+
+/// The programs, attached. Dropping it detaches them.
+pub struct Loaded {
+    /// What was attached, for people.
+    pub programs: Vec<AttachedProgram>,
+    /// The cgroup.
+    pub cgroup: PathBuf,
+    _ebpf: Ebpf,
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("cgroup", &self.cgroup).field("programs", &self.programs).finish()
+    }
+}
+
+/// One attached program.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachedProgram {
+    /// Its name, as `bpftool` shows it.
+    pub name: &'static str,
+    /// Its id in the kernel.
+    pub id: u32,
+}
+
+/// The maps of a loaded object, for the sink to take over.
+#[derive(Debug)]
+pub struct LoadedMaps {
+    maps: std::collections::HashMap<String, Map>,
+}
+
+impl LoadedMaps {
+    /// Looks at a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> Option<&Map> {
+        self.maps.get(name)
+    }
+
+    /// Takes a map out.
+    pub fn take_map(&mut self, name: &str) -> Option<Map> {
+        self.maps.remove(name)
+    }
+}
+
+/// Loads the object; no program is attached yet, so that the maps can be filled first.
+///
+/// # Errors
+/// [`LoadError`], each naming what is missing.
+pub fn load(cgroup: &Path, capacities: &Capacities) -> Result<(Unattached, LoadedMaps), LoadError> {
+    check_capabilities()?;
+    check_cgroup2(cgroup)?;
+    check_bpf()?;
+    let set_retval = u8::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 18, 0)));
+    let mut ebpf = EbpfLoader::new()
+        .override_global("KMSE_SET_RETVAL", &set_retval, true)
+        .map_max_entries(l::MAP_ENROL, capacities.workloads)
+        .map_max_entries(l::MAP_FRONTEND, capacities.frontends)
+        .map_max_entries(l::MAP_ADDRESS, capacities.addresses)
+        .map_max_entries(l::MAP_SERVICE, capacities.services)
+        .map_max_entries(l::MAP_SERVICE_COUNT, capacities.services)
+        .map_max_entries(l::MAP_SLOT, capacities.slots)
+        .map_max_entries(l::MAP_BACKEND, capacities.backends)
+        .load(OBJECT)
+        .map_err(|e| LoadError::Object { kernel: kernel(), error: chain(&e) })?;
+    for name in PROGRAMS {
+        program(&mut ebpf, name)
+            .and_then(CgroupSockAddr::load)
+            .map_err(|e| program_error(name, "load", &e))?;
+    }
+    let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
+    let maps = names.into_iter().filter_map(|name| Some((name.clone(), ebpf.take_map(&name)?))).collect();
+    Ok((Unattached { ebpf, cgroup: cgroup.to_owned() }, LoadedMaps { maps }))
+}
+
+/// Programs that are loaded and verified, but see no traffic yet.
+#[derive(Debug)]
+pub struct Unattached {
+    ebpf: Ebpf,
+    cgroup: PathBuf,
+}
+
+impl Unattached {
+    /// Attaches the programs. From here on connections are rewritten.
+    ///
+    /// # Errors
+    /// The kernel refuses a program at this cgroup; those attached before it are detached again.
+    pub fn attach(mut self) -> Result<Loaded, LoadError> {
+        let open = |error| LoadError::Cgroup { path: self.cgroup.clone(), error };
+        let cgroup = fs::File::open(&self.cgroup).map_err(open)?;
+        let mut programs = Vec::new();
+        for name in PROGRAMS {
+            let attach = |ebpf: &mut Ebpf| -> Result<u32, ProgramError> {
+                let program = program(ebpf, name)?;
+                // The kernel takes no other mode for links; several programs can be attached all the same.
+                program.attach(cgroup.as_fd(), CgroupAttachMode::Single)?;
+                Ok(program.info()?.id())
+            };
+            let id = attach(&mut self.ebpf).map_err(|e| program_error(name, "attach", &e))?;
+            programs.push(AttachedProgram { name, id });
+        }
+        Ok(Loaded { programs, cgroup: self.cgroup, _ebpf: self.ebpf })
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, ProgramError> {
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+fn program_error(program: &'static str, action: &'static str, error: &ProgramError) -> LoadError {
+    LoadError::Program { program, action, kernel: kernel(), error: chain(error) }
+}
+
+fn kernel() -> String {
+    nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |u| u.release().to_string_lossy().into_owned())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Asks before the kernel would answer with a bare `EPERM`.
+fn check_capabilities() -> Result<(), LoadError> {
+    let effective = effective_capabilities().unwrap_or(u64::MAX);
+    let has = |capability: u32| effective & (1 << capability) != 0;
+    let missing: Vec<_> = [(CAP_BPF, "CAP_BPF"), (CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_PERFMON, "CAP_PERFMON")]
+        .into_iter()
+        .filter(|(capability, _)| !has(*capability) && !has(CAP_SYS_ADMIN))
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(LoadError::Capability { missing }) }
+}
+
+fn effective_capabilities() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+fn check_cgroup2(path: &Path) -> Result<(), LoadError> {
+    let open = |error: io::Error| LoadError::Cgroup { path: path.to_owned(), error };
+    let kind = statfs(path).map_err(|e| open(e.into()))?.filesystem_type();
+    let is_directory = fs::metadata(path).map_err(open)?.mode() & libc::S_IFMT == libc::S_IFDIR;
+    if kind == CGROUP2_SUPER_MAGIC && is_directory {
+        Ok(())
+    } else {
+        Err(LoadError::NotCgroup2 { path: path.to_owned() })
+    }
+}
+
+fn check_bpf() -> Result<(), LoadError> {
+    // SAFETY: a command that does not exist and no attributes: the kernel answers EINVAL, or that there is no such call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, -1 as libc::c_long, std::ptr::null::<u8>(), 0) };
+    let blocked = result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
+    if blocked { Err(LoadError::NoBpf) } else { Ok(()) }
+}

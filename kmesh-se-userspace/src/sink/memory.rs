@@ -1,0 +1,169 @@
+//! The maps in memory, with the look-ups that the BPF programs make.
+//!
+//! In: the sink's writes. Out: what a client would be connected to. Never: the kernel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use kmesh_se_common::{
+    addr,
+    limits::MAX_LEVELS,
+    maps::{
+        self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT, WORKLOAD_PRIVATE_VIEW,
+        Workload,
+    },
+};
+
+use super::{Capacities, MapError, Maps};
+
+/// What a connect meets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// One of these backends.
+    Backends(BTreeSet<(IpAddr, u16)>),
+    /// `ECONNREFUSED`.
+    Refused,
+    /// `EHOSTUNREACH`.
+    NoBackend,
+    /// It is not rewritten.
+    Passes,
+}
+
+/// The maps.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryMaps {
+    frontends: BTreeMap<FrontendKey, u32>,
+    addresses: BTreeMap<AddressKey, maps::Address>,
+    services: BTreeMap<u32, Service>,
+    slots: BTreeMap<u32, maps::Slot>,
+    backends: BTreeMap<u32, maps::Backend>,
+    workloads: BTreeMap<u64, Workload>,
+    capacities: Capacities,
+    /// How often a grace period was waited for.
+    pub waits: u32,
+}
+
+impl MemoryMaps {
+    /// Empty maps with room for `capacities`.
+    #[must_use]
+    pub fn new(capacities: Capacities) -> Self {
+        Self { capacities, ..Self::default() }
+    }
+
+    /// What a connect from `cgroup` to an address and port meets.
+    #[must_use]
+    pub fn connect(&self, cgroup: u64, address: IpAddr, port: u16, proto: u8) -> Outcome {
+        let Some(workload) = self.workloads.get(&cgroup).filter(|w| w.flags & WORKLOAD_EXEMPT == 0) else {
+            return Outcome::Passes;
+        };
+        let private = workload.flags & WORKLOAD_PRIVATE_VIEW != 0;
+        let scopes = private.then_some(workload.scope).into_iter().chain([SCOPE_MESH]);
+        for scope in scopes {
+            let addr = addr::from_ip(address);
+            if let Some(service) = self.frontends.get(&FrontendKey { scope, addr, port, proto, _pad: 0 }) {
+                return self.backends_of(*service);
+            }
+            match self.addresses.get(&AddressKey { scope, addr }) {
+                Some(known) if known.unlisted == UNLISTED_REFUSE && proto == 6 => return Outcome::Refused,
+                Some(_) => return Outcome::Passes,
+                None => {}
+            }
+        }
+        Outcome::Passes
+    }
+
+    fn backends_of(&self, service: u32) -> Outcome {
+        let run = self.services.get(&service).copied().unwrap_or(Service { slot_base: 0, slot_count: 0 });
+        let slots = (0..run.slot_count).filter_map(|i| self.slots.get(&(run.slot_base + i)));
+        let ids: BTreeSet<u32> = slots.flat_map(|s| [s.backend, s.alias]).collect();
+        let backends: BTreeSet<_> =
+            ids.iter().filter_map(|id| self.backends.get(id)).map(|b| (addr::to_ip(b.addr), b.port)).collect();
+        if backends.is_empty() { Outcome::NoBackend } else { Outcome::Backends(backends) }
+    }
+
+    /// Every frontend with what it leads to.
+    pub fn frontends(&self) -> impl Iterator<Item = (FrontendKey, Outcome)> {
+        self.frontends.iter().map(|(key, service)| (*key, self.backends_of(*service)))
+    }
+
+    /// Whether no frontend, address or workload is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty() && self.addresses.is_empty() && self.workloads.is_empty()
+    }
+}
+
+fn check(len: usize, is_new: bool, capacity: u32, map: &'static str, flag: &'static str) -> Result<(), MapError> {
+    if is_new && len >= capacity as usize { Err(MapError::Full { map, capacity, flag }) } else { Ok(()) }
+}
+
+impl Maps for MemoryMaps {
+    fn set_backend(&mut self, id: u32, backend: maps::Backend) -> Result<(), MapError> {
+        self.backends.insert(id, backend);
+        Ok(())
+    }
+
+    fn set_slot(&mut self, id: u32, slot: maps::Slot) -> Result<(), MapError> {
+        self.slots.insert(id, slot);
+        Ok(())
+    }
+
+    fn set_service(&mut self, id: u32, service: Service) -> Result<(), MapError> {
+        self.services.insert(id, service);
+        Ok(())
+    }
+
+    fn reset_service_count(&mut self, _id: u32) -> Result<(), MapError> {
+        Ok(())
+    }
+
+    fn insert_frontend(&mut self, key: FrontendKey, service: u32) -> Result<(), MapError> {
+        let is_new = !self.frontends.contains_key(&key);
+        let map = kmesh_se_common::limits::MAP_FRONTEND;
+        check(self.frontends.len(), is_new, self.capacities.frontends, map, "frontends")?;
+        self.frontends.insert(key, service);
+        Ok(())
+    }
+
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError> {
+        self.frontends.remove(&key);
+        Ok(())
+    }
+
+    fn insert_address(&mut self, key: AddressKey, address: maps::Address) -> Result<(), MapError> {
+        let is_new = !self.addresses.contains_key(&key);
+        let map = kmesh_se_common::limits::MAP_ADDRESS;
+        check(self.addresses.len(), is_new, self.capacities.addresses, map, "addresses")?;
+        self.addresses.insert(key, address);
+        Ok(())
+    }
+
+    fn remove_address(&mut self, key: AddressKey) -> Result<(), MapError> {
+        self.addresses.remove(&key);
+        Ok(())
+    }
+
+    fn insert_workload(&mut self, cgroup: u64, workload: Workload) -> Result<(), MapError> {
+        let is_new = !self.workloads.contains_key(&cgroup);
+        let map = kmesh_se_common::limits::MAP_ENROL;
+        check(self.workloads.len(), is_new, self.capacities.workloads, map, "workloads")?;
+        self.workloads.insert(cgroup, workload);
+        Ok(())
+    }
+
+    fn remove_workload(&mut self, cgroup: u64) -> Result<(), MapError> {
+        self.workloads.remove(&cgroup);
+        Ok(())
+    }
+
+    fn set_levels(&mut self, _levels: [u8; MAX_LEVELS]) -> Result<(), MapError> {
+        Ok(())
+    }
+
+    fn wait_for_readers(&mut self) -> Result<(), MapError> {
+        self.waits += 1;
+        Ok(())
+    }
+}
