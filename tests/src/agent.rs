@@ -151,6 +151,21 @@ impl Agent {
             .to_vec()
     }
 
+    /// Removes what an agent that was killed left: `kmesh-se cleanup`.
+    ///
+    /// # Errors
+    /// When it cannot be run; how it ended is in the answer.
+    pub fn cleanup(&self) -> anyhow::Result<Output> {
+        let mut command = Command::new(&self.flags.program);
+        command.arg("cleanup").arg("--admin").arg(&self.flags.admin).arg("--attach").arg(&self.flags.attach);
+        command.arg("--state").arg(&self.flags.state).output().context("cannot run kmesh-se cleanup")
+    }
+
+    /// What it was started with.
+    pub fn flags(&self) -> &Flags {
+        &self.flags
+    }
+
     /// Ends it as an operator would, and waits.
     ///
     /// # Errors

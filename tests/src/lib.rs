@@ -11,6 +11,7 @@ pub mod agent;
 pub mod bpf;
 pub mod cgroup;
 pub mod clean;
+pub mod entries;
 pub mod netns;
 pub mod poll;
 pub mod servers;

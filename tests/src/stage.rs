@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::agent::{Agent, Flags};
 use crate::bpf::Objects;
@@ -120,12 +120,45 @@ impl Stage {
         self.client(enrolled, command).output().with_context(|| format!("cannot run {command:?}"))
     }
 
+    /// What an enrolled or other client prints on standard output, and whether it ended well.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn says(&self, enrolled: bool, command: &[&str]) -> anyhow::Result<(bool, String)> {
+        let output = self.ask(enrolled, command)?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
+    /// Runs a Python program in a client; it must end well.
+    ///
+    /// # Errors
+    /// When it does not; with what it wrote.
+    pub fn python(&self, enrolled: bool, program: &str) -> anyhow::Result<String> {
+        let python = tools_folder().join("httpbin/bin/python3");
+        let output = self.ask(enrolled, &[&python.display().to_string(), "-c", program])?;
+        if !output.status.success() {
+            bail!("python ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// The programs and maps at work.
     ///
     /// # Errors
     /// When bpftool fails.
     pub fn objects(&self) -> anyhow::Result<Objects> {
         Objects::of(&self.cgroup)
+    }
+
+    /// Stops the agent and starts it again with the same flags.
+    ///
+    /// # Errors
+    /// When it does not end or start well.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.agent.stop()?;
+        let flags = self.agent.flags().clone();
+        self.agent = Agent::start(&self.run, &self.topology, flags)?;
+        Ok(())
     }
 
     /// Stops the agent as an operator would, removes everything, and answers what is left, which is nothing
