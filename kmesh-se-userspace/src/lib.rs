@@ -1,13 +1,26 @@
 //! Istio ServiceEntries done in the kernel: the node agent as a library.
 //!
 //! The rooms, in the order in which a ServiceEntry passes through them:
-//! [`source`] raw input -> events, [`model`] meaning, [`desired`] what the maps and the DNS server should
-//! hold, [`diff`] what to change, [`sink`] the only writer of maps, [`loader`] the programs, [`enrol`] the cgroups.
+//! [`source`] raw input -> events, [`model`] meaning, [`resolve`] names -> addresses with expiry, [`desired`] what the
+//! maps and the DNS server should hold, [`diff`] what to change, [`sink`] the only writer of maps, [`dns`] answers to
+//! the clients' queries. [`reconcile`] joins them, [`agent`] runs them; [`loader`] has the BPF programs, [`enrol`] the
+//! cgroups, [`state`] what survives a restart, [`admin`] and [`status`] what people ask, [`config`] the flags.
 
+pub mod admin;
+pub mod agent;
+pub mod config;
 pub mod desired;
 pub mod diff;
+pub mod dns;
 pub mod enrol;
 pub mod loader;
 pub mod model;
+pub mod reconcile;
+pub mod resolve;
 pub mod sink;
 pub mod source;
+pub mod state;
+pub mod status;
+
+#[cfg(test)]
+mod testing;

@@ -6,11 +6,17 @@
 mod entry;
 mod name;
 mod object;
+mod parse;
+mod reason;
 mod resolved;
 mod snapshot;
+mod validate;
 
 pub use entry::*;
 pub use name::*;
 pub use object::*;
+pub use parse::*;
+pub use reason::*;
 pub use resolved::*;
 pub use snapshot::*;
+pub use validate::*;

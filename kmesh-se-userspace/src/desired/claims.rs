@@ -19,13 +19,13 @@ pub struct Desired {
     addresses: BTreeMap<Address, BTreeSet<Claim>>,
 }
 
-/// The rows that a change touches, before and after.
+/// What a change touches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// The rows before.
+    /// The hosts whose rows may have changed: the host itself and those that claim what it claims.
+    pub hosts: BTreeSet<HostName>,
+    /// The rows of these hosts before.
     pub old: Tables,
-    /// The rows after.
-    pub new: Tables,
 }
 
 impl Desired {
@@ -52,7 +52,7 @@ impl Desired {
             }
             self.hosts.insert(host.clone(), desired);
         }
-        Change { old, new: self.effective(&touched) }
+        Change { hosts: touched, old }
     }
 
     /// What `host` wants.
@@ -80,10 +80,10 @@ impl Desired {
         tables
     }
 
-    /// The host that has `frontend`.
+    /// The host that decides about `address`.
     #[must_use]
-    pub fn owner(&self, frontend: &Frontend) -> Option<&HostName> {
-        self.frontends.get(frontend)?.first().map(|(_, _, host)| host)
+    pub fn user_of(&self, address: &Address) -> Option<&HostName> {
+        self.addresses.get(address)?.first().map(|(_, _, host)| host)
     }
 
     /// `host` and every host that claims something which `host` claims, before or after the change.

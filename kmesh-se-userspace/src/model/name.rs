@@ -24,6 +24,13 @@ impl HostName {
         &self.0
     }
 
+    /// Whether the name stands for many: `*.example.com`, or the partial `*example.com`, which Istio allows
+    /// and which matches nothing here.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with('*')
+    }
+
     /// For `*.example.com`, the part `example.com`; none for a concrete name.
     #[must_use]
     pub fn wildcard_suffix(&self) -> Option<&str> {

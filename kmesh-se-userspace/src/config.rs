@@ -1,0 +1,211 @@
+//! The agent's flags and what they mean.
+//!
+//! In: the command line and `KMESH_SE_…` variables. Out: a [`Config`] that is known to make sense. Never: a default that
+//! is not in the help text.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use clap::Args;
+use ipnet::{Ipv4Net, Ipv6Net};
+use kmesh_se_common::limits as l;
+
+use crate::{admin, desired::VipRanges, model::Namespace, sink::Capacities};
+
+/// Flags of `kmesh-se agent`.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Where ServiceEntries come from: `file:DIR` watches the YAML and JSON files of a folder.
+    #[arg(long, env = "KMESH_SE_SOURCE", value_name = "file:DIR")]
+    pub source: Source,
+
+    /// The cgroup2 directory that the programs are attached to; made if it is not there. Processes of enrolled cgroups
+    /// must be in it or below. Default: `kmesh-se` below the cgroup2 mount.
+    #[arg(long, env = "KMESH_SE_ATTACH", value_name = "CGROUP")]
+    pub attach: Option<PathBuf>,
+
+    /// A cgroup whose processes are handled as clients of a namespace (default: `default`). May be repeated.
+    /// `kmesh-se exec` enrols one for each command by itself.
+    #[arg(long, env = "KMESH_SE_ENROL", value_name = "[NAMESPACE=]CGROUP", value_delimiter = ',')]
+    pub enrol: Vec<EnrolArg>,
+
+    /// Where the DNS server listens: an address that every enrolled process can reach, and the first of its ports.
+    #[arg(long, env = "KMESH_SE_DNS_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:15053")]
+    pub dns_listen: SocketAddr,
+
+    /// A resolver that clients use: its port 53 is captured, and names that are not ours are forwarded to it. Backends are
+    /// resolved there too. May be repeated. Default: those of /etc/resolv.conf.
+    #[arg(long, env = "KMESH_SE_RESOLVER", value_name = "ADDR[:PORT]", value_delimiter = ',')]
+    pub resolver: Vec<ResolverArg>,
+
+    /// The directory that remembers which host has which virtual address.
+    #[arg(long, env = "KMESH_SE_STATE", value_name = "DIR", default_value = "/var/lib/kmesh-se")]
+    pub state: PathBuf,
+
+    /// The admin socket.
+    #[arg(long, env = "KMESH_SE_ADMIN", value_name = "SOCKET", default_value = admin::DEFAULT_SOCKET)]
+    pub admin: PathBuf,
+
+    /// The range that IPv4 virtual addresses come from.
+    #[arg(long, env = "KMESH_SE_VIP_V4", value_name = "CIDR", default_value = "240.240.0.0/16")]
+    pub vip_v4: Ipv4Net,
+
+    /// The range that IPv6 virtual addresses come from.
+    #[arg(long, env = "KMESH_SE_VIP_V6", value_name = "CIDR", default_value = "2001:2::/48")]
+    pub vip_v6: Ipv6Net,
+
+    /// Capacity of the enrolment map, in cgroups.
+    #[arg(long, env = "KMESH_SE_MAX_WORKLOADS", value_name = "N", default_value_t = l::MAX_WORKLOADS, value_parser = capacity())]
+    pub max_workloads: u32,
+
+    /// Capacity of the frontend map: virtual addresses times ports.
+    #[arg(long, env = "KMESH_SE_MAX_FRONTENDS", value_name = "N", default_value_t = l::MAX_FRONTENDS, value_parser = capacity())]
+    pub max_frontends: u32,
+
+    /// Capacity of the map of virtual addresses.
+    #[arg(long, env = "KMESH_SE_MAX_ADDRESSES", value_name = "N", default_value_t = l::MAX_ADDRESSES, value_parser = capacity())]
+    pub max_addresses: u32,
+
+    /// Number of services: hosts times ports.
+    #[arg(long, env = "KMESH_SE_MAX_SERVICES", value_name = "N", default_value_t = l::MAX_SERVICES, value_parser = capacity())]
+    pub max_services: u32,
+
+    /// Number of slots: backends of all services, and as much again of the largest for a change.
+    #[arg(long, env = "KMESH_SE_MAX_SLOTS", value_name = "N", default_value_t = l::MAX_SLOTS, value_parser = capacity())]
+    pub max_slots: u32,
+
+    /// Number of different backends.
+    #[arg(long, env = "KMESH_SE_MAX_BACKENDS", value_name = "N", default_value_t = l::MAX_BACKENDS, value_parser = capacity())]
+    pub max_backends: u32,
+}
+
+fn capacity() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=16_777_216)
+}
+
+/// What `--source` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A folder of files.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(dir) => write!(f, "file:{}", dir.display()),
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(dir.into())),
+            _ => Err(format!("`{text}` is not a source: write file:DIR")),
+        }
+    }
+}
+
+/// One `--enrol`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnrolArg {
+    /// Whose view the cgroup has.
+    pub namespace: Namespace,
+    /// The cgroup.
+    pub cgroup: PathBuf,
+}
+
+impl FromStr for EnrolArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, path) = match text.split_once('=') {
+            Some((namespace, path)) if !namespace.contains('/') => (Namespace::new(namespace), path),
+            _ => (Namespace::default(), text),
+        };
+        if !path.starts_with('/') || namespace.as_str().is_empty() {
+            return Err(format!("`{text}` is not a cgroup to enrol: write /PATH or NAMESPACE=/PATH"));
+        }
+        Ok(Self { namespace, cgroup: path.into() })
+    }
+}
+
+/// One `--resolver`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResolverArg(pub SocketAddr);
+
+impl FromStr for ResolverArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        bare.parse::<IpAddr>()
+            .map(|ip| SocketAddr::new(ip, l::DNS_PORT))
+            .or_else(|_| text.parse())
+            .map(Self)
+            .map_err(|_| format!("`{text}` is not an address: write 10.0.0.10, 10.0.0.10:53 or [fd00::10]:53"))
+    }
+}
+
+impl AgentArgs {
+    /// The capacities of the maps.
+    #[must_use]
+    pub fn capacities(&self) -> Capacities {
+        Capacities {
+            workloads: self.max_workloads,
+            frontends: self.max_frontends,
+            addresses: self.max_addresses,
+            services: self.max_services,
+            slots: self.max_slots,
+            backends: self.max_backends,
+        }
+    }
+
+    /// The ranges of virtual addresses.
+    #[must_use]
+    pub fn vip_ranges(&self) -> VipRanges {
+        VipRanges { v4: self.vip_v4, v6: self.vip_v6 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_is_an_address_with_or_without_a_port() {
+        for (text, wanted) in [
+            ("10.0.0.10", Some("10.0.0.10:53")),
+            ("10.0.0.10:5353", Some("10.0.0.10:5353")),
+            ("fd00::10", Some("[fd00::10]:53")),
+            ("[fd00::10]:53", Some("[fd00::10]:53")),
+            ("dns.example.com", None),
+            ("", None),
+        ] {
+            let parsed = text.parse::<ResolverArg>().ok().map(|r| r.0.to_string());
+            assert_eq!(parsed.as_deref(), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_is_enrolled_for_a_namespace() {
+        for (text, wanted) in [
+            ("/sys/fs/cgroup/x", Some(("default", "/sys/fs/cgroup/x"))),
+            ("shop=/sys/fs/cgroup/x", Some(("shop", "/sys/fs/cgroup/x"))),
+            ("/sys/fs/cgroup/a=b", Some(("default", "/sys/fs/cgroup/a=b"))),
+            ("shop=x", None),
+            ("=/x", None),
+            ("x", None),
+        ] {
+            let parsed = text.parse::<EnrolArg>().ok();
+            let seen = parsed.as_ref().map(|e| (e.namespace.as_str(), e.cgroup.to_str().unwrap_or_default()));
+            assert_eq!(seen, wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Objects as written to objects that mean something.
+//!
+//! In: a raw ServiceEntry or WorkloadEntry. Out: the validated value, or every rule that it breaks, and what
+//! is allowed but hardly meant. Never: a look at another object, I/O or a clock.
+
+mod endpoint;
+mod host;
+mod metadata;
+mod port;
+mod rules;
+mod scope;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use self::endpoint::Role;
+use super::{Entry, Issue, Reason, ServiceEntry, Verdict, Workload, WorkloadEntry};
+
+/// Most hosts of one entry.
+pub const MAX_HOSTS: usize = 256;
+/// Most addresses of one entry.
+pub const MAX_ADDRESSES: usize = 256;
+/// Most ports of one entry.
+pub const MAX_PORTS: usize = 256;
+/// Most endpoints of one entry.
+pub const MAX_ENDPOINTS: usize = 4096;
+
+/// Validates a ServiceEntry. All its errors are listed, in the order of the fields.
+#[must_use]
+pub fn validate_service_entry(raw: &ServiceEntry) -> Verdict<Entry> {
+    let mut report = Report::default();
+    let created = metadata::check(&raw.metadata, &mut report);
+    let object = raw.object_ref();
+    let spec = &raw.spec;
+
+    let hosts = host::hosts(&spec.hosts, &mut report);
+    let addresses = host::addresses(&spec.addresses, &mut report);
+    let ports = port::ports(&spec.ports, &mut report);
+    let location = scope::location(&spec.location, &mut report);
+    let resolution = scope::resolution(&spec.resolution, &mut report);
+    let roles = Role::Listed { resolution, ports: &spec.ports };
+    let endpoints = endpoint::listed(&spec.endpoints, roles, &mut report);
+    let workload_selector = scope::selector(spec, resolution, &mut report);
+    let export_to = scope::export_to(&spec.export_to, &object.namespace, &mut report);
+    if !spec.subject_alt_names.is_empty() {
+        let message = "names of certificates need TLS, so they are not enforced at this layer";
+        report.warn("spec.subjectAltNames", Reason::SubjectAltNamesNotEnforced, message);
+    }
+    let status_addresses = host::status_addresses(&raw.status.addresses, &mut report);
+    let may_allocate = metadata::may_allocate(&raw.metadata.labels);
+
+    let entry = Entry {
+        object,
+        created,
+        labels: raw.metadata.labels.clone(),
+        annotations: raw.metadata.annotations.clone(),
+        hosts,
+        addresses,
+        status_addresses,
+        may_allocate,
+        ports,
+        location: location.unwrap_or_default(),
+        resolution: resolution.unwrap_or_default(),
+        endpoints,
+        workload_selector,
+        export_to,
+        subject_alt_names: spec.subject_alt_names.clone(),
+    };
+    if resolution.is_some() {
+        rules::check(&entry, spec, &mut report);
+    }
+    report.into_verdict(entry)
+}
+
+/// Validates a WorkloadEntry. All its errors are listed, in the order of the fields.
+#[must_use]
+pub fn validate_workload_entry(raw: &WorkloadEntry) -> Verdict<Workload> {
+    let mut report = Report::default();
+    metadata::check(&raw.metadata, &mut report);
+    let endpoint = endpoint::single(&raw.spec, "spec", Role::Workload, &mut report);
+    let mut labels = raw.metadata.labels.clone();
+    labels.extend(raw.spec.labels.clone());
+    report.into_verdict(Workload { object: raw.object_ref(), labels, endpoint })
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Report {
+    errors: Vec<Issue>,
+    warnings: Vec<Issue>,
+}
+
+impl Report {
+    fn error(&mut self, field: impl Into<String>, reason: Reason, message: impl Into<String>) {
+        self.errors.push(Issue::new(field, reason, message));
+    }
+
+    fn warn(&mut self, field: impl Into<String>, reason: Reason, message: impl Into<String>) {
+        self.warnings.push(Issue::new(field, reason, message));
+    }
+
+    /// Takes the first `max` of `items`; says so if there are more, which are then not looked at.
+    fn limit<'a, T>(&mut self, items: &'a [T], max: usize, field: &str, reason: Reason) -> &'a [T] {
+        if items.len() <= max {
+            return items;
+        }
+        self.error(field, reason, format!("{} are listed, at most {max} are allowed", items.len()));
+        &items[..max]
+    }
+
+    fn into_verdict<T>(mut self, value: T) -> Verdict<T> {
+        // Rules that look at several fields come last but belong to their field. The sort is stable.
+        self.errors.sort_by_key(|issue| field_order(&issue.field));
+        self.warnings.sort_by_key(|issue| field_order(&issue.field));
+        let accepted = self.errors.is_empty().then(|| Arc::new(value));
+        Verdict { accepted, errors: self.errors, warnings: self.warnings }
+    }
+}
+
+/// The place of a field in the object: the part as in the API, then the indices in the path.
+fn field_order(field: &str) -> (usize, usize) {
+    const ORDER: [&str; 13] = [
+        "metadata",
+        "spec.hosts",
+        "spec.addresses",
+        "spec.address",
+        "spec.ports",
+        "spec.labels",
+        "spec.location",
+        "spec.resolution",
+        "spec.endpoints",
+        "spec.workloadSelector",
+        "spec.exportTo",
+        "spec.subjectAltNames",
+        "status",
+    ];
+    let part = ORDER.iter().position(|prefix| {
+        field.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    });
+    let index = field.split_once('[').and_then(|(_, rest)| rest.split_once(']')?.0.parse::<usize>().ok());
+    (part.unwrap_or(ORDER.len()), index.map_or(0, |i| i + 1))
+}

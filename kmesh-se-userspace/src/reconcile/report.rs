@@ -1,0 +1,97 @@
+//! What people need to be told about their objects.
+//!
+//! In: verdicts, problems of sources, failures of the sink. Out: one list, serialised by `status`. Never: a decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::{
+    desired::Exhausted,
+    model::{HostName, Issue, ObjectRef},
+    sink::MapError,
+    source::Problem,
+};
+
+/// All that is wrong now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The revision that the maps hold.
+    pub revision: u64,
+    /// Whether the source has told all that existed at start.
+    pub synced: bool,
+    objects: BTreeMap<ObjectRef, ObjectReport>,
+    problems: BTreeMap<String, Vec<Problem>>,
+    failures: BTreeMap<HostName, BTreeSet<(&'static str, String)>>,
+    exhausted: BTreeMap<HostName, String>,
+}
+
+/// What validation said of one object.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectReport {
+    /// Its errors; an object with one is rejected.
+    pub errors: Vec<Issue>,
+    /// Its warnings.
+    pub warnings: Vec<Issue>,
+}
+
+impl Report {
+    pub(super) fn set_object(&mut self, object: &ObjectRef, errors: Vec<Issue>, warnings: Vec<Issue>) {
+        for issue in &errors {
+            tracing::warn!(entry = %object, field = issue.field, reason = issue.reason, message = issue.message, "rejected");
+        }
+        if errors.is_empty() && warnings.is_empty() {
+            self.objects.remove(object);
+        } else {
+            self.objects.insert(object.clone(), ObjectReport { errors, warnings });
+        }
+    }
+
+    pub(super) fn forget_object(&mut self, object: &ObjectRef) {
+        self.objects.remove(object);
+    }
+
+    pub(super) fn set_problems(&mut self, origin: String, problems: Vec<Problem>) {
+        for problem in &problems {
+            tracing::warn!(source = origin, reason = problem.reason, message = problem.message, "bad input");
+        }
+        if problems.is_empty() {
+            self.problems.remove(&origin);
+        } else {
+            self.problems.insert(origin, problems);
+        }
+    }
+
+    pub(super) fn clear_failures(&mut self, host: &HostName) {
+        self.failures.remove(host);
+    }
+
+    pub(super) fn add_failure(&mut self, host: &HostName, error: &MapError) {
+        self.failures.entry(host.clone()).or_default().insert((error.reason(), error.to_string()));
+    }
+
+    pub(super) fn set_exhausted(&mut self, host: &HostName, error: &Exhausted) {
+        self.exhausted.insert(host.clone(), error.to_string());
+    }
+
+    pub(super) fn clear_exhausted(&mut self, host: &HostName) {
+        self.exhausted.remove(host);
+    }
+
+    /// What validation said, of every object with an error or a warning.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectRef, &ObjectReport)> {
+        self.objects.iter()
+    }
+
+    /// The problems of each origin.
+    pub fn problems(&self) -> impl Iterator<Item = (&String, &Vec<Problem>)> {
+        self.problems.iter()
+    }
+
+    /// Hosts that are not, or not wholly, programmed: host, reason, message.
+    pub fn failures(&self) -> impl Iterator<Item = (&HostName, &'static str, &str)> {
+        let writes = self.failures.iter().flat_map(|(h, set)| set.iter().map(move |(r, m)| (h, *r, m.as_str())));
+        writes.chain(self.exhausted.iter().map(|(h, m)| (h, "NoAddressLeft", m.as_str())))
+    }
+}

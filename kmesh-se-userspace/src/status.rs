@@ -1,0 +1,244 @@
+//! What a running agent says of itself, as the admin socket carries it.
+//!
+//! In: made by `agent`. Out: JSON whose keys keep their meaning, and the values that the command line prints. Never: a
+//! look at the agent.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// The answer to `status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Whether connections and names are served as the objects say.
+    pub healthy: bool,
+    /// Why not, one sentence each.
+    pub unhealthy_because: Vec<String>,
+    /// The agent's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_secs: u64,
+    /// The revision that the maps hold.
+    pub revision: u64,
+    /// Where objects come from.
+    pub source: SourceStatus,
+    /// The programs in the kernel.
+    pub programs: ProgramsStatus,
+    /// How many cgroups are enrolled.
+    pub workloads: usize,
+    /// How full the maps are.
+    pub maps: Vec<MapStatus>,
+    /// Hosts that are not wholly programmed.
+    pub failures: Vec<FailureStatus>,
+    /// The DNS server.
+    pub dns: DnsStatus,
+    /// Resolved names.
+    pub resolve: ResolveStatus,
+    /// Connections and datagrams by outcome.
+    pub counters: BTreeMap<String, u64>,
+    /// The newest refusals, the newest last.
+    pub refusals: Vec<Refusal>,
+}
+
+/// Part of [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// As given with `--source`.
+    pub location: String,
+    /// Whether all that existed at start was read.
+    pub synced: bool,
+    /// Accepted ServiceEntries.
+    pub entries: usize,
+    /// Rejected objects, and accepted ones with warnings.
+    pub objects: Vec<ObjectStatus>,
+    /// Input that gave no objects.
+    pub problems: Vec<ProblemStatus>,
+}
+
+/// One object with errors or warnings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "as in `validate`")]
+pub struct ObjectStatus {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub accepted: bool,
+    pub errors: Vec<IssueStatus>,
+    pub warnings: Vec<IssueStatus>,
+}
+
+/// One error or warning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in `validate`")]
+pub struct IssueStatus {
+    pub field: String,
+    pub reason: String,
+    pub message: String,
+}
+
+/// Input that gave no objects.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProblemStatus {
+    /// A file, or a resource.
+    pub origin: String,
+    /// CamelCase code.
+    pub reason: String,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+/// Part of [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramsStatus {
+    /// Whether they are attached.
+    pub attached: bool,
+    /// To this cgroup.
+    pub cgroup: String,
+    /// Each program with its id in the kernel.
+    pub programs: Vec<ProgramStatus>,
+}
+
+/// One program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ProgramStatus {
+    pub name: String,
+    pub id: u32,
+}
+
+/// How full one map is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct MapStatus {
+    pub name: String,
+    pub used: u32,
+    pub capacity: u32,
+}
+
+/// A host that is not wholly programmed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct FailureStatus {
+    pub host: String,
+    pub reason: String,
+    pub message: String,
+}
+
+/// Part of [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsStatus {
+    /// Address and first port of the listeners.
+    pub listen: String,
+    /// The resolvers whose port 53 is captured.
+    pub resolvers: Vec<String>,
+    /// Milliseconds since the serving loops last ran; none while nothing listens.
+    pub last_beat_ms: Option<u64>,
+    /// Counts since the start.
+    pub queries: BTreeMap<String, u64>,
+}
+
+/// Part of [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolveStatus {
+    /// Names that are kept resolved.
+    pub names: usize,
+    /// Names whose newest query failed.
+    pub failing: Vec<FailingName>,
+}
+
+/// A name whose newest query failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingName {
+    /// The name.
+    pub name: String,
+    /// Whether older addresses are served meanwhile.
+    pub stale: bool,
+    /// Seconds since the last good answer.
+    pub age_secs: Option<u64>,
+    /// Why.
+    pub error: String,
+}
+
+/// A connection or datagram that was refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// Which [`kmesh_se_common::maps::Outcome`].
+    pub reason: String,
+    /// The client's process id, in the initial namespace.
+    pub pid: u32,
+    /// The client's namespace.
+    pub namespace: String,
+    /// The address dialled.
+    pub address: IpAddr,
+    /// The port dialled.
+    pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+}
+
+/// One row of the answer to `services`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// The entry's namespace.
+    pub namespace: String,
+    /// The entry's name.
+    pub name: String,
+    /// The host.
+    pub host: String,
+    /// Its virtual addresses.
+    pub vips: Vec<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// Whose clients reach it: `*` or a namespace.
+    pub scopes: Vec<String>,
+    /// The backends in the maps.
+    pub backends: Vec<BackendStatus>,
+    /// Connections and first datagrams since the service was programmed.
+    pub connects: u64,
+    /// Refusals since then.
+    pub refused: u64,
+}
+
+/// One backend of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in `plan`")]
+pub struct BackendStatus {
+    pub address: IpAddr,
+    pub port: u16,
+    pub weight: u32,
+    pub source: String,
+}
+
+/// The answer to `services`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Services {
+    /// One for each port of each host.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// What `exec` asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Whose view the command gets.
+    pub namespace: String,
+}
+
+/// What `exec` gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecAnswer {
+    /// The cgroup that the command is to enter.
+    pub cgroup: String,
+}
