@@ -125,11 +125,11 @@ fn status_and_services_are_json_an_operator_can_read() -> anyhow::Result<()> {
     assert_eq!(service["namespace"], "default");
     assert_eq!(service["name"], "fake");
     assert_eq!(service["host"], "fake.test");
-    assert_eq!(service["ports"][0]["number"], 80);
+    assert_eq!(service["port"], 80);
     assert!(service["vips"].as_array().is_some_and(|vips| !vips.is_empty()), "{services}");
     let backend = || -> Option<Value> {
         let services = stage.agent.json("services").ok()?;
-        let backends = services["services"][0]["ports"][0]["backends"].as_array()?.clone();
+        let backends = services["services"][0]["backends"].as_array()?.clone();
         backends.first().cloned()
     };
     let backend = poll::until("the backend to be resolved", Duration::from_secs(5), backend)?;

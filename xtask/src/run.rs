@@ -113,20 +113,22 @@ fn lines(stage: &Stage) -> Vec<String> {
     std::iter::once(health).chain(services.iter().map(service_line)).collect()
 }
 
-/// `default/external-fake-svc kmesh-fake.com 240.240.0.1 80 -> 10.244.1.7:8000`.
+/// `default/external-fake-svc kmesh-fake.com:80/TCP 240.240.0.1 -> 10.244.1.7:8000`.
 fn service_line(service: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let vips: Vec<_> = list(&service["vips"]).iter().map(text).collect();
-    let ports = list(&service["ports"]).into_iter().map(|port| {
-        let backends = list(&port["backends"]);
-        let backends =
-            backends.iter().map(|backend| format!("{}:{}", text(&backend["address"]), backend["port"]));
-        format!("{} -> {}", port["number"], backends.collect::<Vec<_>>().join(" "))
-    });
-    let name =
-        format!("{}/{} {}", text(&service["namespace"]), text(&service["name"]), text(&service["host"]));
-    format!("{name} {} {}", vips.join(" "), ports.collect::<Vec<_>>().join(", "))
+    let backends = list(&service["backends"]);
+    let backends =
+        backends.iter().map(|backend| format!("{}:{}", text(&backend["address"]), backend["port"]));
+    let backends = backends.collect::<Vec<_>>().join(" ");
+    let name = format!("{}/{}", text(&service["namespace"]), text(&service["name"]));
+    let port = format!("{}:{}/{}", text(&service["host"]), service["port"], text(&service["protocol"]));
+    format!(
+        "{name} {port} {} -> {}",
+        vips.join(" "),
+        if backends.is_empty() { "no backend yet" } else { &backends }
+    )
 }
 
 fn print_changes(shown: &mut Vec<String>, now: Vec<String>) {
