@@ -121,7 +121,7 @@ impl Cgroup {
 }
 
 /// Prefix of the names of the cgroups that [`create_for_command`] makes.
-pub const COMMAND_PREFIX: &str = "kmse-exec-";
+const COMMAND_PREFIX: &str = "kmse-exec-";
 
 /// A new cgroup below `parent` for one command.
 ///
@@ -134,12 +134,18 @@ pub fn create_for_command(parent: &Path) -> Result<Cgroup, CgroupError> {
     Cgroup::open_or_create(&path).map(|(cgroup, _)| cgroup)
 }
 
+/// Whether a directory entry is such a cgroup.
+#[must_use]
+pub fn is_for_command(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(COMMAND_PREFIX)
+}
+
 /// Removes the empty cgroups that commands left below `parent`; returns how many.
 pub fn remove_command_cgroups(parent: &Path) -> usize {
     let Ok(children) = fs::read_dir(parent) else { return 0 };
     children
         .filter_map(Result::ok)
-        .filter(|c| c.file_name().to_string_lossy().starts_with(COMMAND_PREFIX))
+        .filter(is_for_command)
         .filter(|c| fs::remove_dir(c.path()).is_ok())
         .count()
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fmt, fs, io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -135,14 +135,22 @@ impl LoadedMaps {
     }
 }
 
+/// Checks what the kernel would otherwise refuse with a bare errno: capabilities, `bpf(2)`, and that the cgroup or the
+/// directory in which it is to be made is of cgroup2.
+///
+/// # Errors
+/// [`LoadError`], naming what is missing.
+pub fn check_place(cgroup: &Path) -> Result<(), LoadError> {
+    check_capabilities()?;
+    check_bpf()?;
+    check_cgroup2(cgroup)
+}
+
 /// Loads the object; no program is attached yet, so that the maps can be filled first.
 ///
 /// # Errors
 /// [`LoadError`], each naming what is missing.
 pub fn load(cgroup: &Path, capacities: &Capacities) -> Result<(Unattached, LoadedMaps), LoadError> {
-    check_capabilities()?;
-    check_cgroup2(cgroup)?;
-    check_bpf()?;
     let set_retval = u8::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 18, 0)));
     let mut ebpf = EbpfLoader::new()
         .override_global("KMSE_SET_RETVAL", &set_retval, true)
@@ -238,10 +246,11 @@ fn effective_capabilities() -> Option<u64> {
 }
 
 fn check_cgroup2(path: &Path) -> Result<(), LoadError> {
-    let open = |error: io::Error| LoadError::Cgroup { path: path.to_owned(), error };
-    let kind = statfs(path).map_err(|e| open(e.into()))?.filesystem_type();
-    let is_directory = fs::metadata(path).map_err(open)?.mode() & libc::S_IFMT == libc::S_IFDIR;
-    if kind == CGROUP2_SUPER_MAGIC && is_directory {
+    let existing = if path.exists() { path } else { path.parent().unwrap_or(path) };
+    let kind = statfs(existing)
+        .map_err(|e| LoadError::Cgroup { path: path.to_owned(), error: e.into() })?
+        .filesystem_type();
+    if kind == CGROUP2_SUPER_MAGIC && existing.is_dir() {
         Ok(())
     } else {
         Err(LoadError::NotCgroup2 { path: path.to_owned() })

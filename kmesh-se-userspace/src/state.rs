@@ -66,6 +66,11 @@ impl StateDir {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// The files that an agent leaves in the directory `path`.
+    pub fn files(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+        [path.join(FILE), path.join(format!(".{FILE}.new"))].into_iter()
+    }
+
     /// A pool over `ranges` in which every host has the address that it had before.
     ///
     /// # Errors

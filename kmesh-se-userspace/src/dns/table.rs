@@ -142,7 +142,7 @@ mod tests {
     fn a_namespace_sees_its_own_view() {
         let table = NameTable::new();
         let mut own = entry(&["240.240.0.1"]);
-        own.views.insert(Scope::Namespace(Namespace::new("own")), Some(view(&["240.240.0.9"])));
+        own.views.insert(Scope::Namespace(Namespace::new("own")), view(&["240.240.0.9"]));
         table.set(HostName::new("a.example.com"), Some(own));
         assert_eq!(lookup(&table, "own", "a.example.com").as_deref(), Some("240.240.0.9"));
         assert_eq!(lookup(&table, "other", "a.example.com").as_deref(), Some("240.240.0.1"));

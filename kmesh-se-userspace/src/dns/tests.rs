@@ -27,12 +27,12 @@ pub(super) fn view(vips: &[&str]) -> NameView {
 }
 
 pub(super) fn entry(vips: &[&str]) -> NameEntry {
-    NameEntry { views: BTreeMap::from([(Scope::Mesh, Some(view(vips)))]) }
+    NameEntry { views: BTreeMap::from([(Scope::Mesh, view(vips))]) }
 }
 
 pub(super) fn hidden_from(namespace: &str, vips: &[&str]) -> NameEntry {
     let mut entry = entry(vips);
-    entry.views.insert(Scope::Namespace(Namespace::new(namespace)), None);
+    entry.views.insert(Scope::Namespace(Namespace::new(namespace)), view(&[]));
     entry
 }
 

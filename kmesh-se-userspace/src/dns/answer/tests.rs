@@ -67,7 +67,7 @@ fn keeps_an_address_to_itself_that_cannot_be_reached_in_its_family() {
     let table = NameTable::new();
     let mut v6_only = entry(&["240.240.0.1", "2001:2::1"]);
     let view = NameView { answers_v4: false, ..view(&["240.240.0.1", "2001:2::1"]) };
-    v6_only.views.insert(Scope::Mesh, Some(view));
+    v6_only.views.insert(Scope::Mesh, view);
     table.set(HostName::new("six.test"), Some(v6_only));
     let ask = |record_type| query(&table, &Namespace::default(), &HostName::new("six.test"), record_type);
     assert!(ask(QueryType::A).authoritative && ask(QueryType::A).answers.is_empty());

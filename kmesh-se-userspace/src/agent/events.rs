@@ -1,0 +1,95 @@
+//! Refusals, as the BPF programs report them.
+//!
+//! In: the ring buffer. Out: the newest of them. Never: more memory than for those.
+
+use std::{
+    collections::VecDeque,
+    os::fd::{AsRawFd, RawFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::Context;
+use aya::maps::{MapData, RingBuf};
+use kmesh_se_common::{
+    addr,
+    limits::MAP_EVENT,
+    maps::{Event, Outcome},
+};
+use tokio::{io::unix::AsyncFd, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::loader::LoadedMaps;
+
+/// How many are kept.
+const KEPT: usize = 32;
+
+/// The newest refusals.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refusals {
+    newest: Arc<Mutex<VecDeque<Event>>>,
+}
+
+struct Ring(RingBuf<MapData>);
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Refusals {
+    /// Reads events from the ring buffer until `shutdown`.
+    pub(super) fn read_from(
+        &self,
+        maps: &mut LoadedMaps,
+        tasks: &mut JoinSet<()>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let map = maps.take_map(MAP_EVENT).context("the BPF object has no event map")?;
+        let mut ring = AsyncFd::new(Ring(RingBuf::try_from(map)?))?;
+        let (refusals, shutdown) = (self.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            while let Some(Ok(mut ready)) = shutdown.run_until_cancelled(ring.readable_mut()).await {
+                while let Some(item) = ready.get_inner_mut().0.next() {
+                    refusals.add(&item);
+                }
+                ready.clear_ready();
+            }
+        });
+        Ok(())
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        if bytes.len() < size_of::<Event>() {
+            return;
+        }
+        // SAFETY: at least as long as an `Event`, which is plain old data; the read needs no alignment.
+        let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
+        tracing::debug!(
+            reason = reason(event.outcome),
+            pid = event.pid,
+            address = %addr::to_ip(event.addr),
+            port = event.port,
+            "refused"
+        );
+        let mut newest = self.lock();
+        if newest.len() == KEPT {
+            newest.pop_front();
+        }
+        newest.push_back(event);
+    }
+
+    /// The newest refusals, the newest last.
+    pub(super) fn newest(&self) -> Vec<Event> {
+        self.lock().iter().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of an outcome.
+pub(super) fn reason(outcome: u32) -> &'static str {
+    Outcome::ALL.iter().find(|(o, _)| *o as u32 == outcome).map_or("unknown", |(_, name)| *name)
+}

@@ -1,0 +1,219 @@
+//! Answers to the admin socket.
+//!
+//! In: queries. Out: the loop's state in the words of `status`. Never: a change, but for the cgroup of a command.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kmesh_se_common::addr;
+
+use super::{Agent, Programs, events};
+use crate::{
+    admin::Query,
+    desired::{Backend, Frontend, ServiceKey},
+    enrol::Cgroup,
+    model::{Issue, Namespace, Transport},
+    status::{
+        BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus, ObjectStatus,
+        ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, ServiceStatus, Services, SourceStatus,
+        Status,
+    },
+};
+
+impl Agent {
+    pub(super) async fn answer(&mut self, query: Query) {
+        // Whoever asked may be gone; then nobody waits for the answer.
+        match query {
+            Query::Status(reply) => drop(reply.send(self.status())),
+            Query::Services(reply) => drop(reply.send(self.services())),
+            Query::Exec(namespace, reply) => {
+                let answer = self.enrol_command(&namespace).await.map_err(|e| format!("{e:#}"));
+                drop(reply.send(answer));
+            }
+        }
+    }
+
+    async fn enrol_command(&mut self, namespace: &Namespace) -> anyhow::Result<ExecAnswer> {
+        let cgroup = self.commands.create()?;
+        if let Err(error) = self.enrol(&cgroup, namespace).await {
+            drop(cgroup.remove());
+            return Err(error);
+        }
+        Ok(ExecAnswer { cgroup: cgroup.path.display().to_string() })
+    }
+
+    /// A command and all that it started are gone.
+    pub(super) fn forget_command(&mut self, cgroup: &Cgroup) {
+        if let Err(error) = self.reconciler.sink_mut().unenrol(cgroup.id) {
+            tracing::warn!(cgroup = %cgroup.path.display(), %error, "could not remove an enrolment");
+        }
+        if let Err(error) = cgroup.remove() {
+            tracing::warn!(%error, "a cgroup stays");
+        }
+    }
+
+    fn status(&self) -> Status {
+        let report = self.reconciler.report();
+        let dns = self.dns_status();
+        let programs = self.programs_status();
+        let failures: Vec<_> = report
+            .failures()
+            .map(|(host, reason, message)| FailureStatus {
+                host: host.to_string(),
+                reason: reason.to_owned(),
+                message: message.to_owned(),
+            })
+            .collect();
+        let mut unhealthy_because = Vec::new();
+        if !report.synced {
+            unhealthy_because.push(format!("the source {} has not been read yet", self.args.source));
+        }
+        if !programs.attached {
+            unhealthy_because.push("the programs are not attached".to_owned());
+        }
+        if dns.last_beat_ms.is_none_or(|ms| ms > 2000) {
+            unhealthy_because.push("the DNS server does not answer; clients use their own resolver".to_owned());
+        }
+        unhealthy_because.extend(failures.iter().map(|f| format!("{} is not wholly programmed: {}", f.host, f.message)));
+        Status {
+            healthy: unhealthy_because.is_empty(),
+            unhealthy_because,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_secs: self.started.elapsed().as_secs(),
+            revision: report.revision,
+            source: self.source_status(),
+            programs,
+            workloads: self.reconciler.sink().workloads().count(),
+            maps: self.map_status(),
+            failures,
+            dns,
+            resolve: self.resolve_status(),
+            counters: self.reconciler.sink().maps().counts().into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+            refusals: self.refusals(),
+        }
+    }
+
+    fn source_status(&self) -> SourceStatus {
+        let report = self.reconciler.report();
+        let objects = report.objects().map(|(object, said)| ObjectStatus {
+            kind: object.kind.to_string(),
+            namespace: object.namespace.to_string(),
+            name: object.name.to_string(),
+            accepted: said.errors.is_empty(),
+            errors: said.errors.iter().map(issue).collect(),
+            warnings: said.warnings.iter().map(issue).collect(),
+        });
+        let problems = report.problems().flat_map(|(origin, problems)| {
+            problems.iter().map(|p| ProblemStatus {
+                origin: origin.clone(),
+                reason: p.reason.to_owned(),
+                message: p.message.clone(),
+            })
+        });
+        SourceStatus {
+            location: self.args.source.to_string(),
+            synced: report.synced,
+            entries: self.reconciler.snapshot().entries().count(),
+            objects: objects.collect(),
+            problems: problems.collect(),
+        }
+    }
+
+    fn programs_status(&self) -> ProgramsStatus {
+        match &self.programs {
+            Programs::Attached(loaded) => ProgramsStatus {
+                attached: true,
+                cgroup: loaded.cgroup.display().to_string(),
+                programs: loaded
+                    .programs
+                    .iter()
+                    .map(|p| ProgramStatus { name: p.name.to_owned(), id: p.id })
+                    .collect(),
+            },
+            Programs::Loaded(_) | Programs::Gone => ProgramsStatus::default(),
+        }
+    }
+
+    fn map_status(&self) -> Vec<MapStatus> {
+        let usage = self.reconciler.sink().usage();
+        usage.into_iter().map(|u| MapStatus { name: u.name.to_owned(), used: u.used, capacity: u.capacity }).collect()
+    }
+
+    fn dns_status(&self) -> DnsStatus {
+        let queries = serde_json::to_value(self.dns.stats()).and_then(serde_json::from_value).unwrap_or_default();
+        DnsStatus {
+            listen: self.args.dns_listen.to_string(),
+            resolvers: self.resolvers.iter().map(ToString::to_string).collect(),
+            last_beat_ms: self.dns.last_beat().map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            queries,
+        }
+    }
+
+    fn resolve_status(&self) -> ResolveStatus {
+        let names = self.resolver.as_ref().map(crate::resolve::Resolver::status).unwrap_or_default();
+        let failing = names.iter().filter_map(|n| {
+            let error = n.last_error.clone()?;
+            Some(FailingName { name: n.name.to_string(), stale: n.stale, age_secs: n.age_secs, error })
+        });
+        ResolveStatus { names: names.len(), failing: failing.collect() }
+    }
+
+    fn refusals(&self) -> Vec<Refusal> {
+        let sink = self.reconciler.sink();
+        let refusal = |event: kmesh_se_common::maps::Event| Refusal {
+            reason: events::reason(event.outcome).to_owned(),
+            pid: event.pid,
+            namespace: sink.namespace_of(event.scope).map(ToString::to_string).unwrap_or_default(),
+            address: addr::to_ip(event.addr),
+            port: event.port,
+            protocol: if event.proto == 6 { "TCP" } else { "UDP" }.to_owned(),
+        };
+        self.refusals.newest().into_iter().map(refusal).collect()
+    }
+
+    /// What the maps hold, by service.
+    fn services(&self) -> Services {
+        let sink = self.reconciler.sink();
+        let mut frontends: BTreeMap<&ServiceKey, Vec<&Frontend>> = BTreeMap::new();
+        for (frontend, key) in &sink.actual().frontends {
+            frontends.entry(key).or_default().push(frontend);
+        }
+        let rows = sink.actual().services.iter().map(|(key, backends)| {
+            let frontends = frontends.remove(key).unwrap_or_default();
+            self.service(key, backends, &frontends)
+        });
+        Services { services: rows.collect() }
+    }
+
+    fn service(&self, key: &ServiceKey, backends: &[Backend], frontends: &[&Frontend]) -> ServiceStatus {
+        let sink = self.reconciler.sink();
+        let count = sink.service_id(key).map(|id| sink.maps().service_count(id)).unwrap_or_default();
+        let vips: BTreeSet<_> = frontends.iter().map(|f| f.address).collect();
+        let scopes: BTreeSet<_> = frontends.iter().map(|f| f.scope.to_string()).collect();
+        let is_udp = frontends.iter().any(|f| f.transport == Transport::Udp);
+        ServiceStatus {
+            namespace: key.entry.namespace.to_string(),
+            name: key.entry.name.to_string(),
+            host: key.host.to_string(),
+            vips: vips.into_iter().collect(),
+            port: key.port,
+            protocol: if is_udp { "UDP" } else { "TCP" }.to_owned(),
+            scopes: scopes.into_iter().collect(),
+            backends: backends
+                .iter()
+                .map(|b| BackendStatus {
+                    address: b.address,
+                    port: b.port,
+                    weight: b.weight,
+                    source: b.source.to_string(),
+                })
+                .collect(),
+            connects: count.connects,
+            refused: count.refused,
+        }
+    }
+}
+
+fn issue(issue: &Issue) -> IssueStatus {
+    IssueStatus { field: issue.field.clone(), reason: issue.reason.to_owned(), message: issue.message.clone() }
+}

@@ -1,0 +1,113 @@
+//! `kmesh-se cleanup`: leaves nothing behind.
+//!
+//! In: the places that an agent uses. Out: what was removed. Never: a thing of a running agent.
+
+use std::{
+    fs,
+    io::{self, ErrorKind, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::{AdminArgs, Answer, Output, Text};
+use crate::{enrol, state};
+
+/// Remove what an agent that was killed left behind.
+///
+/// The programs and maps of an agent end with its process. What can stay are its cgroup, the cgroups of its commands, its
+/// admin socket and its state; these are removed. A cgroup in which processes still live is kept and named.
+///
+/// Exit status: 0 nothing is left, 1 something is left (it is named), 2 an agent is still running, or an error.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    admin: AdminArgs,
+
+    /// The cgroup that the agent was attached to. Default: `kmesh-se` below the cgroup2 mount.
+    #[arg(long, env = "KMESH_SE_ATTACH", value_name = "CGROUP")]
+    pub attach: Option<PathBuf>,
+
+    /// The agent's state directory; hosts get new virtual addresses after it is gone.
+    #[arg(long, env = "KMESH_SE_STATE", value_name = "DIR", default_value = "/var/lib/kmesh-se")]
+    pub state: PathBuf,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    removed: Vec<String>,
+    left: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When an agent is running, or something cannot be removed.
+pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
+    let socket = args.admin.path();
+    anyhow::ensure!(
+        UnixStream::connect(socket).is_err(),
+        "an agent is running and answers on {}: stop it first, it cleans up by itself",
+        socket.display()
+    );
+    let mut report = Report::default();
+    let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
+    if let Some(cgroup) = args.attach.or_else(default) {
+        remove_cgroups(&cgroup, &mut report)?;
+    }
+    remove(socket, fs::remove_file, &mut report)?;
+    for file in state::StateDir::files(&args.state) {
+        remove(&file, fs::remove_file, &mut report)?;
+    }
+    for directory in [Some(args.state.as_path()), socket.parent()].into_iter().flatten() {
+        // Ours only if nothing else is in it.
+        if directory.ends_with("kmesh-se") && fs::remove_dir(directory).is_ok() {
+            report.removed.push(directory.display().to_string());
+        }
+    }
+    output.print(&report, text)?;
+    Ok(if report.left.is_empty() { Answer::Yes } else { Answer::No })
+}
+
+fn remove_cgroups(attach: &Path, report: &mut Report) -> anyhow::Result<()> {
+    let mut cgroups: Vec<PathBuf> = match fs::read_dir(attach) {
+        Ok(children) => children.filter_map(Result::ok).filter(enrol::is_for_command).map(|c| c.path()).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot list {}", attach.display())),
+    };
+    if attach.ends_with("kmesh-se") {
+        cgroups.push(attach.to_owned());
+    }
+    for cgroup in cgroups {
+        match fs::remove_dir(&cgroup) {
+            Ok(()) => report.removed.push(cgroup.display().to_string()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => report.left.push(format!("{}: {error}", cgroup.display())),
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>, report: &mut Report) -> anyhow::Result<()> {
+    match how(path) {
+        Ok(()) => report.removed.push(path.display().to_string()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot remove {}", path.display())),
+    }
+    Ok(())
+}
+
+fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
+    for removed in &report.removed {
+        writeln!(out, "removed {removed}")?;
+    }
+    for left in &report.left {
+        writeln!(out, "left {left}")?;
+    }
+    if report.removed.is_empty() && report.left.is_empty() {
+        writeln!(out, "There was nothing to remove.")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! `kmesh-se plan`: what a client of one namespace would get.
+//!
+//! In: files, folders, stdin, a hosts file. Out: services, names and rejected objects. Never: the kernel, or a query.
+
+use std::{
+    io::{self, Read, Write},
+    path::PathBuf,
+};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{
+    Answer, Cell, Mood, Output, Table, Text,
+    offline::{Offline, Rejected},
+};
+use crate::{
+    desired::{self, Plan, PortPlan},
+    model::Namespace,
+};
+
+/// Show what a client would get, offline.
+///
+/// Reads the objects, builds services and names as the agent would, and prints them as the clients of one namespace see
+/// them. Names resolve from the hosts file and from nowhere else.
+///
+/// Exit status: 0 done, 1 some object is rejected, 2 some input could not be read.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Files, folders (their *.yaml, *.yml and *.json), or `-` for stdin.
+    #[arg(required = true, value_name = "FILE|DIR|-")]
+    pub inputs: Vec<PathBuf>,
+
+    /// The namespace of the client.
+    #[arg(short, long, env = "KMESH_SE_NAMESPACE", default_value = "default", value_name = "NS")]
+    pub namespace: String,
+
+    /// Addresses of names, as lines of a hosts file; a name may repeat.
+    #[arg(long, env = "KMESH_SE_HOSTS", value_name = "FILE")]
+    pub hosts: Option<PathBuf>,
+
+    /// What happens to connections to hosts that no entry names. Only `allow-any` is built: they pass.
+    #[arg(long, env = "KMESH_SE_OUTBOUND_POLICY", value_enum, default_value_t, value_name = "POLICY")]
+    pub outbound_policy: OutboundPolicy,
+}
+
+/// See [`Args::outbound_policy`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutboundPolicy {
+    /// They pass unchanged.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    plan: Plan,
+    rejected: Vec<Rejected>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When some input cannot be read.
+pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
+    run_with(&args, &mut io::stdin().lock(), output)
+}
+
+fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::Result<Answer> {
+    anyhow::ensure!(
+        args.outbound_policy == OutboundPolicy::AllowAny,
+        "--outbound-policy registry-only is not built yet; connections to unknown hosts pass"
+    );
+    let offline = Offline::read(&args.inputs, args.hosts.as_deref(), stdin)?;
+    let namespace = Namespace::new(&args.namespace);
+    let plan = desired::plan(&offline.snapshot, &offline.resolved, &offline.vips(), &namespace);
+    let report = Report { plan, rejected: offline.rejected };
+    output.print(&report, text)?;
+    Ok(if report.rejected.is_empty() { Answer::Yes } else { Answer::No })
+}
+
+fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
+    if report.plan.services.is_empty() && report.rejected.is_empty() {
+        return writeln!(out, "No ServiceEntry that this namespace sees.");
+    }
+    let mut table = Table::new(["NAMESPACE", "NAME", "HOST", "RESOLUTION", "VIPS", "PORT", "MODE", "BACKENDS"]);
+    for service in &report.plan.services {
+        let vips = join(&service.vips);
+        let resolution = serde_json::to_value(service.resolution).unwrap_or_default();
+        let row = |port: Option<&PortPlan>| {
+            [
+                Cell::from(service.namespace.as_str()),
+                Cell::from(service.name.as_str()),
+                Cell::from(service.host.as_str()),
+                Cell::from(resolution.as_str().unwrap_or_default()),
+                Cell::from(vips.as_str()),
+                Cell::from(port.map_or_else(|| "-".to_owned(), |p| p.number.to_string())),
+                Cell::from(port.map_or("-", |p| p.mode)),
+                Cell::from(port.map_or_else(|| "-".to_owned(), backends)),
+            ]
+        };
+        if service.ports.is_empty() {
+            table.row(row(None));
+        }
+        for port in &service.ports {
+            table.row(row(Some(port)));
+        }
+        for condition in service.conditions.iter().filter(|c| c.kind != "Accepted") {
+            table.note(Mood::Warning, condition.reason, &condition.message);
+        }
+    }
+    for rejected in &report.rejected {
+        for issue in &rejected.errors {
+            let object = format!("{} {}/{}", rejected.kind, rejected.namespace, rejected.name);
+            table.note(Mood::Bad, issue.reason, &format!("{object}: {}: {}", issue.field, issue.message));
+        }
+    }
+    table.write(out)
+}
+
+fn backends(port: &PortPlan) -> String {
+    let list: Vec<_> = port
+        .backends
+        .iter()
+        .map(|b| {
+            let address = std::net::SocketAddr::new(b.address, b.port);
+            if b.weight == 1 { address.to_string() } else { format!("{address} (weight {})", b.weight) }
+        })
+        .collect();
+    if list.is_empty() { "-".to_owned() } else { list.join(", ") }
+}
+
+fn join(addresses: &[std::net::IpAddr]) -> String {
+    let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    if list.is_empty() { "-".to_owned() } else { list.join(", ") }
+}
