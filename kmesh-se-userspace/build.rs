@@ -40,8 +40,8 @@ fn main() {
 fn build(workspace: &Path, recipe: &Path, out_dir: &Path) -> Result<PathBuf, String> {
     let text = fs::read_to_string(recipe)
         .map_err(|_| "no toolchain for BPF is set up: run `cargo xtask setup`".to_owned())?;
-    let recipe: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| format!("{}: {e}; run `cargo xtask setup`", recipe.display()))?;
+    let recipe: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|e| format!("{}: {e}; run `cargo xtask setup`", recipe.display()))?;
     let words = |key: &str| -> Vec<String> {
         recipe[key].as_array().into_iter().flatten().filter_map(|w| w.as_str().map(str::to_owned)).collect()
     };

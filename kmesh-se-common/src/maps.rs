@@ -328,7 +328,22 @@ mod pod {
         };
     }
     pod!(
-        Workload, FrontendKey, Frontend, AddressKey, Address, Service, Slot, Backend, Mapping, SockState, UdpKey, UdpPeer,
-        Config, Resolver, ServiceCount, EventRate, Event
+        Workload,
+        FrontendKey,
+        Frontend,
+        AddressKey,
+        Address,
+        Service,
+        Slot,
+        Backend,
+        Mapping,
+        SockState,
+        UdpKey,
+        UdpPeer,
+        Config,
+        Resolver,
+        ServiceCount,
+        EventRate,
+        Event
     );
 }

@@ -52,7 +52,13 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn rewrite<F: Family>(ctx: &SockAddrContext, vip: Endpoint, backend: Endpoint, service: u32, slots: Service) -> i32 {
+fn rewrite<F: Family>(
+    ctx: &SockAddrContext,
+    vip: Endpoint,
+    backend: Endpoint,
+    service: u32,
+    slots: Service,
+) -> i32 {
     peer::remember_connect(ctx, peer::mapping(vip, backend, service, slots));
     F::write(ctx, backend);
     PROCEED

@@ -2,9 +2,7 @@
 //!
 //! In: outcomes. Out: per-CPU counters, and rate-limited events for refusals. Never: a count of what merely passes.
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use kmesh_se_common::{
     addr::from_words,
     limits::EVENTS_PER_SECOND,

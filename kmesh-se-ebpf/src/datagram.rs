@@ -68,7 +68,13 @@ fn kept(ctx: &SockAddrContext, vip: Endpoint, service: u32, slots: Service) -> O
 }
 
 #[inline(always)]
-fn rewrite<F: Family>(ctx: &SockAddrContext, vip: Endpoint, backend: Endpoint, service: u32, slots: Service) -> i32 {
+fn rewrite<F: Family>(
+    ctx: &SockAddrContext,
+    vip: Endpoint,
+    backend: Endpoint,
+    service: u32,
+    slots: Service,
+) -> i32 {
     match peer::state_or_new(ctx) {
         Some(state) => remember_sent(ctx, state, peer::mapping(vip, backend, service, slots), backend),
         None => count::add(Outcome::NotRemembered),
@@ -127,4 +133,3 @@ fn sender(ctx: &SockAddrContext, state: &SockState, from: Endpoint) -> Option<En
     }
     peer::vip_of(&state.connected, from)
 }
-

@@ -4,7 +4,11 @@
 //! hot path.
 #![no_std]
 #![no_main]
-#![allow(missing_docs, unreachable_pub, reason = "the attribute macros make public functions without documentation")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "the attribute macros make public functions without documentation"
+)]
 
 mod connect;
 mod count;

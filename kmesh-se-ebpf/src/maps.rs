@@ -29,7 +29,8 @@ pub(crate) static FRONTEND: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as us
 #[btf_map(name = "kmse_address")]
 pub(crate) static ADDRESS: HashMap<AddressKey, Address, { MAX_ADDRESSES as usize }> = HashMap::new();
 #[btf_map(name = "kmse_service")]
-pub(crate) static SERVICE: Array<Service, { MAX_SERVICES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static SERVICE: Array<Service, { MAX_SERVICES as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 #[btf_map(name = "kmse_slot")]
 pub(crate) static SLOT: Array<Slot, { MAX_SLOTS as usize }> = Array::new();
 #[btf_map(name = "kmse_backend")]

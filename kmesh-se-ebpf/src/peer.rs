@@ -30,7 +30,9 @@ pub(crate) fn mapping(vip: Endpoint, backend: Endpoint, service: u32, slots: Ser
 /// The address that `mapping` gives for a peer that is really `peer`.
 #[inline(always)]
 pub(crate) fn vip_of(mapping: &Mapping, peer: Endpoint) -> Option<Endpoint> {
-    let fits = mapping.backend_port == peer.port && mapping.backend_port != 0 && words(&mapping.backend) == peer.addr;
+    let fits = mapping.backend_port == peer.port
+        && mapping.backend_port != 0
+        && words(&mapping.backend) == peer.addr;
     fits.then(|| Endpoint { addr: words(&mapping.vip), port: mapping.vip_port })
 }
 
@@ -85,4 +87,3 @@ pub(crate) fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     PROCEED
 }
-

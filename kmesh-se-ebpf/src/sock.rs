@@ -41,7 +41,6 @@ pub(crate) struct V4;
 pub(crate) struct V6;
 
 impl Family for V4 {
-
     #[inline(always)]
     fn read(ctx: &SockAddrContext) -> Endpoint {
         // SAFETY: the context is valid for the whole program.
@@ -68,7 +67,6 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
-
     #[inline(always)]
     fn read(ctx: &SockAddrContext) -> Endpoint {
         let at = ctx.sock_addr;

@@ -121,7 +121,8 @@ impl AdminSocket {
             .route("/services", get(services))
             .route("/exec", post(exec))
             .with_state(queries);
-        let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        let served =
+            axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
         // Another agent may have taken the path over only after this one stopped answering.
         fs::remove_file(&self.path).ok();
         served
@@ -181,7 +182,11 @@ impl AdminClient {
     ///
     /// # Errors
     /// No agent answers, or it answers with an error.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, AdminError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, AdminError> {
         self.send(Method::POST, path, body).await
     }
 

@@ -149,7 +149,9 @@ impl FromStr for ResolverArg {
             .map(|ip| SocketAddr::new(ip, l::DNS_PORT))
             .or_else(|_| text.parse())
             .map(Self)
-            .map_err(|_| format!("`{text}` is not an address: write 10.0.0.10, 10.0.0.10:53 or [fd00::10]:53"))
+            .map_err(|_| {
+                format!("`{text}` is not an address: write 10.0.0.10, 10.0.0.10:53 or [fd00::10]:53")
+            })
     }
 }
 

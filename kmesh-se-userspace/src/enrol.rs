@@ -94,8 +94,11 @@ impl Cgroup {
     /// [`CgroupError`].
     pub fn own() -> Result<Self, CgroupError> {
         let mount = cgroup2_mount().ok_or(CgroupError::NotMounted)?;
-        let own = fs::read_to_string("/proc/self/cgroup")
-            .map_err(|error| CgroupError::Io { action: "read", path: "/proc/self/cgroup".into(), error })?;
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| CgroupError::Io {
+            action: "read",
+            path: "/proc/self/cgroup".into(),
+            error,
+        })?;
         let below = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
         Self::open(&mount.join(below.trim_start_matches('/')))
     }
@@ -103,7 +106,8 @@ impl Cgroup {
     /// Whether a process lives here or below.
     #[must_use]
     pub fn is_populated(&self) -> bool {
-        fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|e| e.lines().any(|l| l == "populated 1"))
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .is_ok_and(|e| e.lines().any(|l| l == "populated 1"))
     }
 
     /// Removes the cgroup; one that is gone is no error.

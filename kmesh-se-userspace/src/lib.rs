@@ -4,10 +4,12 @@
 //! [`source`] raw input -> events, [`model`] meaning, [`resolve`] names -> addresses with expiry, [`desired`] what the
 //! maps and the DNS server should hold, [`diff`] what to change, [`sink`] the only writer of maps, [`dns`] answers to
 //! the clients' queries. [`reconcile`] joins them, [`agent`] runs them; [`loader`] has the BPF programs, [`enrol`] the
-//! cgroups, [`state`] what survives a restart, [`admin`] and [`status`] what people ask, [`config`] the flags.
+//! cgroups, [`state`] what survives a restart, [`admin`] and [`status`] what people ask, [`cli`] and
+//! [`config`] the command line.
 
 pub mod admin;
 pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod desired;
 pub mod diff;
@@ -15,6 +17,7 @@ pub mod dns;
 pub mod enrol;
 pub mod loader;
 pub mod model;
+mod poll;
 pub mod reconcile;
 pub mod resolve;
 pub mod sink;

@@ -60,7 +60,9 @@ pub enum LoadError {
         error: io::Error,
     },
     /// The kernel has no BPF, or it is switched off.
-    #[error("this kernel has no bpf(2) system call, or it is blocked: use Linux 5.10 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF, and a seccomp profile that allows it")]
+    #[error(
+        "this kernel has no bpf(2) system call, or it is blocked: use Linux 5.10 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF, and a seccomp profile that allows it"
+    )]
     NoBpf,
     /// The object does not load.
     #[error("the kernel does not accept the BPF maps and programs (Linux {kernel}): {error}")]
@@ -212,7 +214,8 @@ fn program_error(program: &'static str, action: &'static str, error: &ProgramErr
 }
 
 fn kernel() -> String {
-    nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |u| u.release().to_string_lossy().into_owned())
+    nix::sys::utsname::uname()
+        .map_or_else(|_| "unknown".to_owned(), |u| u.release().to_string_lossy().into_owned())
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -231,11 +234,12 @@ const CAP_BPF: u32 = 39;
 fn check_capabilities() -> Result<(), LoadError> {
     let effective = effective_capabilities().unwrap_or(u64::MAX);
     let has = |capability: u32| effective & (1 << capability) != 0;
-    let missing: Vec<_> = [(CAP_BPF, "CAP_BPF"), (CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_PERFMON, "CAP_PERFMON")]
-        .into_iter()
-        .filter(|(capability, _)| !has(*capability) && !has(CAP_SYS_ADMIN))
-        .map(|(_, name)| name)
-        .collect();
+    let missing: Vec<_> =
+        [(CAP_BPF, "CAP_BPF"), (CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_PERFMON, "CAP_PERFMON")]
+            .into_iter()
+            .filter(|(capability, _)| !has(*capability) && !has(CAP_SYS_ADMIN))
+            .map(|(_, name)| name)
+            .collect();
     if missing.is_empty() { Ok(()) } else { Err(LoadError::Capability { missing }) }
 }
 

@@ -21,7 +21,8 @@ use crate::{
     diff::{MapOp, diff},
     dns::NameTable,
     model::{
-        Addresses, HostName, Object, ObjectRef, Resolved, Snapshot, validate_service_entry, validate_workload_entry,
+        Addresses, HostName, Object, ObjectRef, Resolved, Snapshot, validate_service_entry,
+        validate_workload_entry,
     },
     sink::{Maps, Sink},
     source::Event,
@@ -175,13 +176,22 @@ impl<M: Maps> Reconciler<M> {
             self.report.add_failure(&host, &failure.error);
             self.failed.insert(host);
         }
-        tracing::info!(revision = self.snapshot.revision, operations = count, failed = failures.len(), "maps written");
+        tracing::info!(
+            revision = self.snapshot.revision,
+            operations = count,
+            failed = failures.len(),
+            "maps written"
+        );
     }
 
     fn host_of(&self, op: &MapOp) -> HostName {
         let owner = match op {
-            MapOp::SetService(key, _) | MapOp::RemoveService(key) | MapOp::SetFrontend(_, key) => Some(&key.host),
-            MapOp::RemoveFrontend(frontend) => self.sink.actual().frontends.get(frontend).map(|key| &key.host),
+            MapOp::SetService(key, _) | MapOp::RemoveService(key) | MapOp::SetFrontend(_, key) => {
+                Some(&key.host)
+            }
+            MapOp::RemoveFrontend(frontend) => {
+                self.sink.actual().frontends.get(frontend).map(|key| &key.host)
+            }
             MapOp::SetAddress(address, _) | MapOp::RemoveAddress(address) => self.desired.user_of(address),
         };
         owner.cloned().unwrap_or_else(|| HostName::new(""))
@@ -192,7 +202,8 @@ impl<M: Maps> Reconciler<M> {
     pub fn publish(&mut self, hosts: &BTreeSet<HostName>) {
         for host in hosts {
             let needs = self.needs.get(host).into_iter().flatten();
-            let is_answered = needs.clone().count() == 0 || needs.clone().any(|n| self.resolved.contains_key(n));
+            let is_answered =
+                needs.clone().count() == 0 || needs.clone().any(|n| self.resolved.contains_key(n));
             if let Some(desired) = self.desired.get(host)
                 && is_answered
             {
@@ -261,8 +272,13 @@ impl<M: Maps> Reconciler<M> {
     /// The hosts that kept their VIP from an earlier run but that no object names now lose it. Called once, after the
     /// sources have synced.
     pub fn release_unused_vips(&mut self, now: Timestamp) -> bool {
-        let unused: Vec<HostName> =
-            self.vips.iter().map(|(h, _)| h).filter(|h| !desired::needs_vip(&self.snapshot, h)).cloned().collect();
+        let unused: Vec<HostName> = self
+            .vips
+            .iter()
+            .map(|(h, _)| h)
+            .filter(|h| !desired::needs_vip(&self.snapshot, h))
+            .cloned()
+            .collect();
         unused.iter().for_each(|host| self.vips.release(host, now));
         !unused.is_empty()
     }

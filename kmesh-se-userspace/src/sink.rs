@@ -256,7 +256,11 @@ impl<M: Maps> Sink<M> {
     #[must_use]
     pub fn usage(&self) -> Vec<Usage> {
         use kmesh_se_common::limits as l;
-        let of = |name, used: usize, capacity| Usage { name, used: u32::try_from(used).unwrap_or(u32::MAX), capacity };
+        let of = |name, used: usize, capacity| Usage {
+            name,
+            used: u32::try_from(used).unwrap_or(u32::MAX),
+            capacity,
+        };
         vec![
             of(l::MAP_ENROL, self.workloads.len(), self.capacities.workloads),
             of(l::MAP_FRONTEND, self.actual.frontends.len(), self.capacities.frontends),
@@ -293,7 +297,11 @@ impl<M: Maps> Sink<M> {
     /// Waits for readers and frees what waits in limbo.
     fn settle(&mut self) -> Result<(), MapError> {
         let limbo = &self.limbo;
-        if limbo.services.is_empty() && limbo.slots.is_empty() && limbo.backends.is_empty() && !limbo.hash_elements {
+        if limbo.services.is_empty()
+            && limbo.slots.is_empty()
+            && limbo.backends.is_empty()
+            && !limbo.hash_elements
+        {
             return Ok(());
         }
         self.maps.wait_for_readers()?;
@@ -527,8 +535,11 @@ impl<M: Maps> Sink<M> {
         if (before == 0) == (entry.rows == 0) {
             return Ok(());
         }
-        let members: Vec<u64> =
-            self.workloads().filter(|(_, e)| e.namespace.as_ref() == Some(namespace)).map(|(c, _)| c).collect();
+        let members: Vec<u64> = self
+            .workloads()
+            .filter(|(_, e)| e.namespace.as_ref() == Some(namespace))
+            .map(|(c, _)| c)
+            .collect();
         members.into_iter().try_for_each(|cgroup| self.write_workload(cgroup))
     }
 

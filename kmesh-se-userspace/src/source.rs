@@ -2,6 +2,8 @@
 //!
 //! In: raw input. Out: [`Event`]s. Never: validation, or an import of `resolve`, `sink` or `dns`.
 
+pub mod file;
+
 use serde::Serialize;
 
 use crate::model::{Object, ObjectRef};

@@ -10,12 +10,15 @@ use std::{
 };
 
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::Interest,
     task::JoinSet,
     time::timeout,
 };
 
-use crate::enrol::{self, Cgroup, CgroupError};
+use crate::{
+    enrol::{self, Cgroup, CgroupError},
+    poll,
+};
 
 /// How long the command has to enter its cgroup.
 const ENTER: Duration = Duration::from_secs(30);
@@ -57,11 +60,11 @@ impl CommandCgroups {
 /// Returns when the cgroup's last process is gone, or when none came. The kernel says so by a priority event.
 async fn wait_until_empty(cgroup: &Cgroup) -> std::io::Result<()> {
     let events = File::open(cgroup.path.join("cgroup.events"))?;
-    let mut events = AsyncFd::with_interest(events, Interest::PRIORITY)?;
+    let mut events = poll::register(events, Interest::PRIORITY)?;
     let mut was_populated = false;
     loop {
         let mut text = String::new();
-        let file = events.get_mut();
+        let file = &mut events.get_mut().0;
         file.seek(SeekFrom::Start(0))?;
         file.read_to_string(&mut text)?;
         let is_populated = text.lines().any(|l| l == "populated 1");

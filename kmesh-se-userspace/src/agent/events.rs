@@ -4,7 +4,6 @@
 
 use std::{
     collections::VecDeque,
-    os::fd::{AsRawFd, RawFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,10 +14,10 @@ use kmesh_se_common::{
     limits::MAP_EVENT,
     maps::{Event, Outcome},
 };
-use tokio::{io::unix::AsyncFd, task::JoinSet};
+use tokio::{io::Interest, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::loader::LoadedMaps;
+use crate::{loader::LoadedMaps, poll};
 
 /// How many are kept.
 const KEPT: usize = 32;
@@ -27,14 +26,6 @@ const KEPT: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Refusals {
     newest: Arc<Mutex<VecDeque<Event>>>,
-}
-
-struct Ring(RingBuf<MapData>);
-
-impl AsRawFd for Ring {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 impl Refusals {
@@ -46,7 +37,7 @@ impl Refusals {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let map = maps.take_map(MAP_EVENT).context("the BPF object has no event map")?;
-        let mut ring = AsyncFd::new(Ring(RingBuf::try_from(map)?))?;
+        let mut ring = poll::register(RingBuf::<MapData>::try_from(map)?, Interest::READABLE)?;
         let (refusals, shutdown) = (self.clone(), shutdown.clone());
         tasks.spawn(async move {
             while let Some(Ok(mut ready)) = shutdown.run_until_cancelled(ring.readable_mut()).await {

@@ -13,9 +13,9 @@ use crate::{
     enrol::Cgroup,
     model::{Issue, Namespace, Transport},
     status::{
-        BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus, ObjectStatus,
-        ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, ServiceStatus, Services, SourceStatus,
-        Status,
+        BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus,
+        ObjectStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, ServiceStatus,
+        Services, SourceStatus, Status,
     },
 };
 
@@ -71,9 +71,11 @@ impl Agent {
             unhealthy_because.push("the programs are not attached".to_owned());
         }
         if dns.last_beat_ms.is_none_or(|ms| ms > 2000) {
-            unhealthy_because.push("the DNS server does not answer; clients use their own resolver".to_owned());
+            unhealthy_because
+                .push("the DNS server does not answer; clients use their own resolver".to_owned());
         }
-        unhealthy_because.extend(failures.iter().map(|f| format!("{} is not wholly programmed: {}", f.host, f.message)));
+        unhealthy_because
+            .extend(failures.iter().map(|f| format!("{} is not wholly programmed: {}", f.host, f.message)));
         Status {
             healthy: unhealthy_because.is_empty(),
             unhealthy_because,
@@ -88,7 +90,14 @@ impl Agent {
             failures,
             dns,
             resolve: self.resolve_status(),
-            counters: self.reconciler.sink().maps().counts().into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+            counters: self
+                .reconciler
+                .sink()
+                .maps()
+                .counts()
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v))
+                .collect(),
             refusals: self.refusals(),
         }
     }
@@ -136,15 +145,22 @@ impl Agent {
 
     fn map_status(&self) -> Vec<MapStatus> {
         let usage = self.reconciler.sink().usage();
-        usage.into_iter().map(|u| MapStatus { name: u.name.to_owned(), used: u.used, capacity: u.capacity }).collect()
+        usage
+            .into_iter()
+            .map(|u| MapStatus { name: u.name.to_owned(), used: u.used, capacity: u.capacity })
+            .collect()
     }
 
     fn dns_status(&self) -> DnsStatus {
-        let queries = serde_json::to_value(self.dns.stats()).and_then(serde_json::from_value).unwrap_or_default();
+        let queries =
+            serde_json::to_value(self.dns.stats()).and_then(serde_json::from_value).unwrap_or_default();
         DnsStatus {
             listen: self.args.dns_listen.to_string(),
             resolvers: self.resolvers.iter().map(ToString::to_string).collect(),
-            last_beat_ms: self.dns.last_beat().map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            last_beat_ms: self
+                .dns
+                .last_beat()
+                .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
             queries,
         }
     }
@@ -215,5 +231,9 @@ impl Agent {
 }
 
 fn issue(issue: &Issue) -> IssueStatus {
-    IssueStatus { field: issue.field.clone(), reason: issue.reason.to_owned(), message: issue.message.clone() }
+    IssueStatus {
+        field: issue.field.clone(),
+        reason: issue.reason.to_owned(),
+        message: issue.message.clone(),
+    }
 }

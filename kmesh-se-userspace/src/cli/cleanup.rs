@@ -57,9 +57,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     if let Some(cgroup) = args.attach.or_else(default) {
         remove_cgroups(&cgroup, &mut report)?;
     }
-    remove(socket, fs::remove_file, &mut report)?;
+    remove_file(socket, &mut report)?;
     for file in state::StateDir::files(&args.state) {
-        remove(&file, fs::remove_file, &mut report)?;
+        remove_file(&file, &mut report)?;
     }
     for directory in [Some(args.state.as_path()), socket.parent()].into_iter().flatten() {
         // Ours only if nothing else is in it.
@@ -73,7 +73,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
 
 fn remove_cgroups(attach: &Path, report: &mut Report) -> anyhow::Result<()> {
     let mut cgroups: Vec<PathBuf> = match fs::read_dir(attach) {
-        Ok(children) => children.filter_map(Result::ok).filter(enrol::is_for_command).map(|c| c.path()).collect(),
+        Ok(children) => {
+            children.filter_map(Result::ok).filter(enrol::is_for_command).map(|c| c.path()).collect()
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot list {}", attach.display())),
     };
@@ -90,8 +92,8 @@ fn remove_cgroups(attach: &Path, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>, report: &mut Report) -> anyhow::Result<()> {
-    match how(path) {
+fn remove_file(path: &Path, report: &mut Report) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
         Ok(()) => report.removed.push(path.display().to_string()),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
         Err(error) => return Err(error).with_context(|| format!("cannot remove {}", path.display())),

@@ -15,7 +15,9 @@ use crate::status::{ExecAnswer, ExecRequest};
 /// The agent makes a cgroup for the command and enrols it; when the command and all that it started are gone, the cgroup
 /// goes too. The command takes this process's place, so its exit status and signals are its own.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "Example:\n  kmesh-se exec --namespace default -- curl -s http://kmesh-fake.com/headers")]
+#[command(
+    after_long_help = "Example:\n  kmesh-se exec --namespace default -- curl -s http://kmesh-fake.com/headers"
+)]
 pub struct Args {
     /// The namespace whose view the command gets.
     #[arg(short, long, env = "KMESH_SE_NAMESPACE", default_value = "default", value_name = "NS")]
@@ -39,7 +41,10 @@ pub(super) fn run(args: Args, _output: &mut Output) -> anyhow::Result<Answer> {
     let processes = Path::new(&answer.cgroup).join("cgroup.procs");
     // 0 stands for the writing process; the agent may see other process ids than this one does.
     fs::write(&processes, "0").with_context(|| {
-        format!("cannot enter the cgroup {}: run as root, in the cgroup hierarchy of the agent", answer.cgroup)
+        format!(
+            "cannot enter the cgroup {}: run as root, in the cgroup hierarchy of the agent",
+            answer.cgroup
+        )
     })?;
     let Some((program, arguments)) = args.command.split_first() else {
         anyhow::bail!("no command is given: write it after `--`");

@@ -43,7 +43,11 @@ pub(super) struct Rejected {
 
 impl Offline {
     /// Reads all inputs.
-    pub(super) fn read(inputs: &[PathBuf], hosts: Option<&Path>, stdin: &mut dyn Read) -> anyhow::Result<Self> {
+    pub(super) fn read(
+        inputs: &[PathBuf],
+        hosts: Option<&Path>,
+        stdin: &mut dyn Read,
+    ) -> anyhow::Result<Self> {
         let mut offline = Self::default();
         for path in inputs {
             for (_, bytes) in input::read(path, stdin)? {
@@ -76,7 +80,8 @@ impl Offline {
         let reference = object.object_ref();
         if !self.seen.insert(reference.clone()) {
             let message = "another object of this kind, namespace and name comes first".to_owned();
-            return self.reject(&reference, vec![Issue::new("metadata.name", Reason::ObjectDuplicate, message)]);
+            return self
+                .reject(&reference, vec![Issue::new("metadata.name", Reason::ObjectDuplicate, message)]);
         }
         let errors = match object {
             Object::ServiceEntry(raw) => {

@@ -86,7 +86,8 @@ fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
     if report.plan.services.is_empty() && report.rejected.is_empty() {
         return writeln!(out, "No ServiceEntry that this namespace sees.");
     }
-    let mut table = Table::new(["NAMESPACE", "NAME", "HOST", "RESOLUTION", "VIPS", "PORT", "MODE", "BACKENDS"]);
+    let mut table =
+        Table::new(["NAMESPACE", "NAME", "HOST", "RESOLUTION", "VIPS", "PORT", "MODE", "BACKENDS"]);
     for service in &report.plan.services {
         let vips = join(&service.vips);
         let resolution = serde_json::to_value(service.resolution).unwrap_or_default();

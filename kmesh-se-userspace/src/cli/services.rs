@@ -28,12 +28,24 @@ fn text(services: &Services, out: &mut Text<'_>) -> io::Result<()> {
     if services.services.is_empty() {
         return writeln!(out, "No service is programmed.");
     }
-    let mut table =
-        Table::new(["NAMESPACE", "NAME", "HOST", "VIPS", "PORT", "SEEN BY", "BACKENDS", "CONNECTS", "REFUSED"]);
+    let mut table = Table::new([
+        "NAMESPACE",
+        "NAME",
+        "HOST",
+        "VIPS",
+        "PORT",
+        "SEEN BY",
+        "BACKENDS",
+        "CONNECTS",
+        "REFUSED",
+    ]);
     for service in &services.services {
         let vips: Vec<_> = service.vips.iter().map(ToString::to_string).collect();
-        let backends: Vec<_> =
-            service.backends.iter().map(|b| std::net::SocketAddr::new(b.address, b.port).to_string()).collect();
+        let backends: Vec<_> = service
+            .backends
+            .iter()
+            .map(|b| std::net::SocketAddr::new(b.address, b.port).to_string())
+            .collect();
         table.row([
             Cell::from(service.namespace.as_str()),
             Cell::from(service.name.as_str()),

@@ -74,15 +74,26 @@ fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
     )?;
     writeln!(out, "resolve   {} names, {} failing", status.resolve.names, status.resolve.failing.len())?;
     for name in &status.resolve.failing {
-        let age = name.age_secs.map_or_else(|| "never answered".to_owned(), |s| format!("last answer {s} s ago"));
+        let age =
+            name.age_secs.map_or_else(|| "never answered".to_owned(), |s| format!("last answer {s} s ago"));
         let stale = if name.stale { ", old addresses are used" } else { "" };
-        writeln!(out, "  {} {}: {} ({age}{stale})", paint.mood(Mood::Warning, "failing"), name.name, name.error)?;
+        writeln!(
+            out,
+            "  {} {}: {} ({age}{stale})",
+            paint.mood(Mood::Warning, "failing"),
+            name.name,
+            name.error
+        )?;
     }
     let maps: Vec<_> = status.maps.iter().map(|m| format!("{} {}/{}", m.name, m.used, m.capacity)).collect();
     writeln!(out, "maps      {}", maps.join(", "))?;
     let counters: Vec<_> =
         status.counters.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
-    writeln!(out, "counters  {}", if counters.is_empty() { "none yet".to_owned() } else { counters.join(", ") })?;
+    writeln!(
+        out,
+        "counters  {}",
+        if counters.is_empty() { "none yet".to_owned() } else { counters.join(", ") }
+    )?;
     for refusal in status.refusals.iter().rev().take(5) {
         let address = std::net::SocketAddr::new(refusal.address, refusal.port);
         writeln!(

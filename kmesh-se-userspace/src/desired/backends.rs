@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::Backend;
-use crate::model::{Addresses, Endpoint, EndpointAddress, Entry, HostName, Port, Resolution, Resolved, Workload};
+use crate::model::{
+    Addresses, Endpoint, EndpointAddress, Entry, HostName, Port, Resolution, Resolved, Workload,
+};
 
 /// The backends of `port`, sorted by address; an address that occurs twice has the sum of the weights.
 pub(super) fn backends<'a>(

@@ -59,7 +59,6 @@ pub fn view_for<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> O
     Some(View { entries })
 }
 
-
 impl View<'_> {
     /// The entry that gives the view its addresses and resolution.
     #[must_use]

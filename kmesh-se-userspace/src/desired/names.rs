@@ -32,9 +32,6 @@ impl NameEntry {
     /// What a client of `namespace` sees.
     #[must_use]
     pub fn view(&self, namespace: &Namespace) -> Option<&NameView> {
-        self.views
-            .get(&Scope::Namespace(namespace.clone()))
-            .or_else(|| self.views.get(&Scope::Mesh))
-
+        self.views.get(&Scope::Namespace(namespace.clone())).or_else(|| self.views.get(&Scope::Mesh))
     }
 }

@@ -6,8 +6,10 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::{Scope, VipPool, View, build, view_for};
-use crate::model::{EndpointAddress, Entry, HostName, Namespace, Port, Protocol, Resolution, Resolved, Snapshot};
+use super::{Scope, View, VipPool, build, view_for};
+use crate::model::{
+    EndpointAddress, Entry, HostName, Namespace, Port, Protocol, Resolution, Resolved, Snapshot,
+};
 
 /// Everything that clients of one namespace see.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -107,8 +109,11 @@ fn service(
 ) -> ServicePlan {
     let winner = build::winner_over(view, entry);
     let (addresses, _) = view.vips(host, vips.get(host));
-    let served: &[&Port] =
-        view.entries.iter().find(|(e, _)| e.object == entry.object).map_or(&[], |(_, ports)| ports.as_slice());
+    let served: &[&Port] = view
+        .entries
+        .iter()
+        .find(|(e, _)| e.object == entry.object)
+        .map_or(&[], |(_, ports)| ports.as_slice());
     let backends = build::backends_by_port(snapshot, resolved, host, view);
     let ports = served.iter().map(|port| {
         let backends = backends.get(&(entry.object.clone(), port.number)).into_iter().flatten();
@@ -151,8 +156,8 @@ fn service(
 }
 
 fn mode(entry: &Entry) -> &'static str {
-    let only_unix =
-        !entry.endpoints.is_empty() && entry.endpoints.iter().all(|e| matches!(e.address, EndpointAddress::Unix(_)));
+    let only_unix = !entry.endpoints.is_empty()
+        && entry.endpoints.iter().all(|e| matches!(e.address, EndpointAddress::Unix(_)));
     match entry.resolution {
         Resolution::None => "passthrough",
         Resolution::DynamicDns => "unsupported",

@@ -24,7 +24,13 @@ pub struct Frontend {
 
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?} scope {}", std::net::SocketAddr::new(self.address, self.port), self.transport, self.scope)
+        write!(
+            f,
+            "{} {:?} scope {}",
+            std::net::SocketAddr::new(self.address, self.port),
+            self.transport,
+            self.scope
+        )
     }
 }
 

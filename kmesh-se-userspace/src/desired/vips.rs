@@ -114,7 +114,8 @@ impl VipPool {
             return Ok(*vips);
         }
         self.wake(now);
-        let vips = Vips { v4: self.v4.allocate().map(Ipv4Addr::from), v6: self.v6.allocate().map(Ipv6Addr::from) };
+        let vips =
+            Vips { v4: self.v4.allocate().map(Ipv4Addr::from), v6: self.v6.allocate().map(Ipv6Addr::from) };
         if vips == Vips::default() {
             return Err(Exhausted { host: host.clone(), v4: self.ranges.v4, v6: self.ranges.v6 });
         }

@@ -45,6 +45,8 @@ reasons! {
     WrongType,
     /// A field that the API does not have (warning).
     UnknownField,
+    /// An object of this kind, namespace and name was read before (warning).
+    ObjectDuplicate,
 
     // metadata
     /// No `metadata.name`.

@@ -91,7 +91,8 @@ impl Report {
 
     /// Hosts that are not, or not wholly, programmed: host, reason, message.
     pub fn failures(&self) -> impl Iterator<Item = (&HostName, &'static str, &str)> {
-        let writes = self.failures.iter().flat_map(|(h, set)| set.iter().map(move |(r, m)| (h, *r, m.as_str())));
+        let writes =
+            self.failures.iter().flat_map(|(h, set)| set.iter().map(move |(r, m)| (h, *r, m.as_str())));
         writes.chain(self.exhausted.iter().map(|(h, m)| (h, "NoAddressLeft", m.as_str())))
     }
 }

@@ -21,7 +21,8 @@ pub(super) fn table(weights: &[u32]) -> Vec<Column> {
     let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..weights.len()).partition(|i| left[*i] < total);
     while let (Some(less), Some(more)) = (small.pop(), large.pop()) {
         let threshold = (left[less] << 32) / total.max(1);
-        columns[less] = Column { own: less, alias: more, threshold: u32::try_from(threshold).unwrap_or(u32::MAX) };
+        columns[less] =
+            Column { own: less, alias: more, threshold: u32::try_from(threshold).unwrap_or(u32::MAX) };
         left[more] -= total - left[less];
         if left[more] < total { small.push(more) } else { large.push(more) }
     }

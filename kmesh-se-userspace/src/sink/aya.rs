@@ -56,7 +56,8 @@ impl Heartbeat {
 /// `CLOCK_MONOTONIC`, which is the clock of `bpf_ktime_get_ns`.
 fn monotonic_ns() -> u64 {
     let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else { return 0 };
-    u64::try_from(now.tv_sec()).unwrap_or_default() * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or_default()
+    u64::try_from(now.tv_sec()).unwrap_or_default() * 1_000_000_000
+        + u64::try_from(now.tv_nsec()).unwrap_or_default()
 }
 
 impl std::fmt::Debug for AyaMaps {
@@ -142,9 +143,13 @@ impl AyaMaps {
 }
 
 impl LoadedMaps {
-    fn take<T: TryFrom<aya::maps::Map, Error = AyaError>>(&mut self, name: &'static str) -> Result<T, MapError> {
+    fn take<T: TryFrom<aya::maps::Map, Error = AyaError>>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<T, MapError> {
         let missing = || sys(name, "open")(io::Error::from(io::ErrorKind::NotFound));
-        T::try_from(self.take_map(name).ok_or_else(missing)?).map_err(|e| sys(name, "open")(io::Error::other(e)))
+        T::try_from(self.take_map(name).ok_or_else(missing)?)
+            .map_err(|e| sys(name, "open")(io::Error::other(e)))
     }
 
     fn fd(&self, name: &'static str) -> Result<std::os::fd::BorrowedFd<'_>, MapError> {
@@ -177,7 +182,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
-fn remove<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K, name: &'static str) -> Result<(), MapError> {
+fn remove<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    key: &K,
+    name: &'static str,
+) -> Result<(), MapError> {
     match map.remove(key) {
         Ok(()) | Err(AyaError::KeyNotFound) => Ok(()),
         Err(AyaError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -187,7 +196,9 @@ fn remove<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K, name: &'sta
 
 impl Maps for AyaMaps {
     fn set_backend(&mut self, id: u32, backend: maps::Backend) -> Result<(), MapError> {
-        self.backend.set(id, backend, 0).map_err(|e| write_error(e, l::MAP_BACKEND, self.capacities.backends, "backends"))
+        self.backend
+            .set(id, backend, 0)
+            .map_err(|e| write_error(e, l::MAP_BACKEND, self.capacities.backends, "backends"))
     }
 
     fn set_slot(&mut self, id: u32, slot: maps::Slot) -> Result<(), MapError> {

@@ -11,8 +11,8 @@ use kmesh_se_common::{
     addr,
     limits::MAX_LEVELS,
     maps::{
-        self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT, WORKLOAD_PRIVATE_VIEW,
-        Workload,
+        self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT,
+        WORKLOAD_PRIVATE_VIEW, Workload,
     },
 };
 
@@ -78,8 +78,11 @@ impl MemoryMaps {
         let run = self.services.get(&service).copied().unwrap_or(Service { slot_base: 0, slot_count: 0 });
         let slots = (0..run.slot_count).filter_map(|i| self.slots.get(&(run.slot_base + i)));
         let ids: BTreeSet<u32> = slots.flat_map(|s| [s.backend, s.alias]).collect();
-        let backends: BTreeSet<_> =
-            ids.iter().filter_map(|id| self.backends.get(id)).map(|b| (addr::to_ip(b.addr), b.port)).collect();
+        let backends: BTreeSet<_> = ids
+            .iter()
+            .filter_map(|id| self.backends.get(id))
+            .map(|b| (addr::to_ip(b.addr), b.port))
+            .collect();
         if backends.is_empty() { Outcome::NoBackend } else { Outcome::Backends(backends) }
     }
 
@@ -95,7 +98,13 @@ impl MemoryMaps {
     }
 }
 
-fn check(len: usize, is_new: bool, capacity: u32, map: &'static str, flag: &'static str) -> Result<(), MapError> {
+fn check(
+    len: usize,
+    is_new: bool,
+    capacity: u32,
+    map: &'static str,
+    flag: &'static str,
+) -> Result<(), MapError> {
     if is_new && len >= capacity as usize { Err(MapError::Full { map, capacity, flag }) } else { Ok(()) }
 }
 

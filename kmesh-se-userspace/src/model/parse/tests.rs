@@ -173,6 +173,18 @@ fn a_null_field_is_an_absent_field() {
 }
 
 #[test]
+fn only_true_and_false_are_booleans() {
+    for (name, told_as) in [
+        ("n", "ServiceEntry default/n @1"),
+        ("on", "ServiceEntry default/on @1"),
+        ("no", "ServiceEntry default/no @1"),
+        ("true", "failed WrongType @4"),
+    ] {
+        assert_eq!(told(&parse(entry(name).as_bytes())), [told_as]);
+    }
+}
+
+#[test]
 fn lists_are_their_items() {
     let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.istio.io/v1\n  kind: ServiceEntry\n  \
                 metadata: {name: a}\n- 5\n- apiVersion: v1\n  kind: Pod\n- apiVersion: networking.istio.io/v1\n  \

@@ -51,6 +51,8 @@ pub(super) fn options() -> Options {
             max_replay_stack_depth: 16,
         },
         duplicate_keys: DuplicateKeyPolicy::Error,
+        // YAML 1.2: a namespace called n or on is a text. No field of the API is a boolean.
+        strict_booleans: true,
         with_snippet: false,
         emit_comments: false,
     }
