@@ -1,1 +1,19 @@
+//! The harness of the end-to-end tests, of `cargo xtask demo` and of `cargo xtask run`.
+//!
+//! In: nothing but this machine. Out: a node made of network namespaces and a cgroup, with real servers
+//! and the agent. Never: traffic that leaves the namespaces, or anything left behind.
+//!
+//! The rooms, from the ground up: [`poll`] waits on conditions, [`clean`] owns what a run makes and removes
+//! it, [`netns`] and [`cgroup`] make it, [`servers`] answer in it, [`topology`] puts it together,
+//! [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is all of it.
 
+pub mod agent;
+pub mod bpf;
+pub mod cgroup;
+pub mod clean;
+pub mod entries;
+pub mod netns;
+pub mod poll;
+pub mod servers;
+pub mod stage;
+pub mod topology;

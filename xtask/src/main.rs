@@ -1,1 +1,68 @@
-fn main() {}
+//! `cargo xtask …`: everything that a person or CI types.
+//!
+//! In: a command line. Out: that command's exit code, 0 only if all of it went well. Never: knowledge
+//! that a command's own file could hold.
+
+mod demo;
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Everything that a person or CI types in this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install the BPF toolchain and the test tools; quick when all is there
+    Setup,
+    /// Build, start a node of its own with the examples, ask the tutorial's first question, show what happens
+    Run(Build),
+    /// Play the whole tutorial; succeeds only if every answer is right and nothing is left behind
+    Demo(Build),
+    /// Run all tests; the last line is their number: `N passed, N failed, N skipped`
+    Test {
+        /// Passed on to `cargo test`: a part of a test's name, or `--test NAME`, or `-- --nocapture`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Formatting, clippy, and the rules of who may import whom
+    Lint,
+}
+
+/// What is built.
+#[derive(clap::Args)]
+struct Build {
+    /// With optimizations
+    #[arg(long)]
+    release: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Setup => setup::setup(setup::Verbosity::EveryStep).map(|()| true),
+        Command::Run(build) => run::run(build.release),
+        Command::Demo(build) => demo::demo(build.release),
+        Command::Test { arguments } => test::test(&arguments),
+        Command::Lint => lint::lint(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        // The command has said what is wrong.
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

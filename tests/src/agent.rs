@@ -1,0 +1,210 @@
+//! The program under test: `kmesh-se agent`, and `kmesh-se` as its operator types it.
+//!
+//! In: a topology, a cgroup, a folder of entries. Out: a running agent and its answers. Never: knowledge
+//! of how it is built; it is a program at a path.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::clean::Run;
+use crate::servers::Process;
+use crate::topology::{DNS, NODE, Topology};
+use crate::{poll, stage};
+
+/// How long the agent may take to be healthy, and to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The `kmesh-se` program: `$KMESH_SE_BIN`, or the newest that cargo built.
+///
+/// # Errors
+/// When there is none; the message says how to build it.
+pub fn program() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("KMESH_SE_BIN").map(PathBuf::from) {
+        if !path.is_file() {
+            bail!("KMESH_SE_BIN names {}, which is no file", path.display());
+        }
+        return Ok(path);
+    }
+    let built = ["debug", "release"].map(|profile| stage::target_folder().join(profile).join("kmesh-se"));
+    let newest = built.into_iter().filter(|path| path.is_file()).max_by_key(|path| {
+        let modified = path.metadata().and_then(|file| file.modified());
+        modified.unwrap_or(std::time::SystemTime::UNIX_EPOCH)
+    });
+    newest.context("kmesh-se is not built: run `cargo build -p kmesh-se-userspace`, or `cargo xtask test`")
+}
+
+/// What the agent is started with.
+#[derive(Clone, Debug)]
+pub struct Flags {
+    /// The `kmesh-se` program.
+    pub program: PathBuf,
+    /// The folder of YAML files.
+    pub source: PathBuf,
+    /// The cgroup to attach to.
+    pub attach: PathBuf,
+    /// Where it keeps what it remembers.
+    pub state: PathBuf,
+    /// Its admin socket.
+    pub admin: PathBuf,
+    /// Anything more.
+    pub more: Vec<String>,
+}
+
+impl Flags {
+    /// The usual ones for a run.
+    ///
+    /// # Errors
+    /// When the program is not built, or the run's folder cannot be made.
+    pub fn new(run: &Run, attach: &Path) -> anyhow::Result<Flags> {
+        let folder = run.folder()?;
+        let source = folder.join("entries");
+        std::fs::create_dir_all(&source)?;
+        let (state, admin) = (folder.join("state"), folder.join("admin.sock"));
+        Ok(Flags { program: program()?, source, attach: attach.to_owned(), state, admin, more: Vec::new() })
+    }
+
+    /// The agent's command line, after the word `kmesh-se`.
+    pub fn arguments(&self) -> Vec<String> {
+        let path = |path: &Path| path.display().to_string();
+        let mut words =
+            vec!["agent".to_owned(), "--source".to_owned(), format!("file:{}", self.source.display())];
+        words.extend(["--attach".to_owned(), path(&self.attach)]);
+        words.extend(["--dns-listen".to_owned(), format!("{NODE}:15053")]);
+        words.extend(["--resolver".to_owned(), DNS.to_string()]);
+        words.extend(["--state".to_owned(), path(&self.state), "--admin".to_owned(), path(&self.admin)]);
+        words.extend(self.more.iter().cloned());
+        words
+    }
+}
+
+/// A running agent; dropping it ends it.
+#[derive(Debug)]
+pub struct Agent {
+    flags: Flags,
+    process: Process,
+}
+
+impl Agent {
+    /// Starts the agent in the node's namespace and waits until it is healthy and synced.
+    ///
+    /// # Errors
+    /// When it is not, with the end of its log.
+    pub fn start(run: &Run, topology: &Topology, flags: Flags) -> anyhow::Result<Agent> {
+        let log = run.folder()?.join("agent.log");
+        let process = Process::start(topology.node.command(&flags.program).args(flags.arguments()), &log)?;
+        let mut agent = Agent { flags, process };
+        let (program, admin) = (agent.flags.program.clone(), agent.flags.admin.clone());
+        let healthy =
+            || ask(&program, &admin, &["status", "-o", "json"]).is_ok_and(|output| output.status.success());
+        agent.process.ready("the agent to be healthy", LIMIT, healthy)?;
+        Ok(agent)
+    }
+
+    /// Its process, to signal.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its admin socket.
+    pub fn admin(&self) -> &Path {
+        &self.flags.admin
+    }
+
+    /// What it logged last.
+    pub fn log_tail(&self) -> String {
+        self.process.tail()
+    }
+
+    /// Runs a `kmesh-se` command that asks this agent: `["status", "-o", "json"]`.
+    ///
+    /// # Errors
+    /// When it cannot be run; how it ended is in the answer.
+    pub fn ask(&self, words: &[&str]) -> anyhow::Result<Output> {
+        ask(&self.flags.program, &self.flags.admin, words)
+    }
+
+    /// The JSON that a command answers: `status`, `services`, `backends`, `names`.
+    ///
+    /// # Errors
+    /// When the command fails or its answer is no JSON.
+    pub fn json(&self, command: &str) -> anyhow::Result<Value> {
+        let output = self.ask(&[command, "-o", "json"])?;
+        if !output.status.success() {
+            bail!("kmesh-se {command}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("kmesh-se {command} printed no JSON: {}", String::from_utf8_lossy(&output.stdout))
+        })
+    }
+
+    /// The words before a command to run it enrolled: `kmesh-se exec --admin SOCKET --`.
+    pub fn exec(&self) -> Vec<String> {
+        let path = |path: &Path| path.display().to_string();
+        [&path(&self.flags.program), "exec", "--admin", &path(&self.flags.admin), "--"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// Removes what an agent that was killed left: `kmesh-se cleanup`.
+    ///
+    /// # Errors
+    /// When it cannot be run; how it ended is in the answer.
+    pub fn cleanup(&self) -> anyhow::Result<Output> {
+        let mut command = Command::new(&self.flags.program);
+        command.arg("cleanup").arg("--admin").arg(&self.flags.admin).arg("--attach").arg(&self.flags.attach);
+        command.arg("--state").arg(&self.flags.state).output().context("cannot run kmesh-se cleanup")
+    }
+
+    /// What it was started with.
+    pub fn flags(&self) -> &Flags {
+        &self.flags
+    }
+
+    /// Ends it as an operator would, and waits.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not with success.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        let status = self.process.wait(LIMIT)?;
+        if !status.success() {
+            bail!("the agent ended with {status} on SIGTERM\n{}", self.log_tail());
+        }
+        Ok(())
+    }
+}
+
+fn ask(program: &Path, admin: &Path, words: &[&str]) -> anyhow::Result<Output> {
+    let (command, rest) = words.split_first().context("no command")?;
+    let mut kmesh = Command::new(program);
+    kmesh.arg(command).args([OsStr::new("--admin"), admin.as_os_str()]).args(rest);
+    kmesh.output().with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// Whether a text occurs anywhere in a JSON value's strings.
+pub fn mentions(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(string) => string.contains(text),
+        Value::Array(items) => items.iter().any(|item| mentions(item, text)),
+        Value::Object(fields) => fields.values().any(|item| mentions(item, text)),
+        _ => false,
+    }
+}
+
+impl Agent {
+    /// Waits until `services` names this host, or no longer does.
+    ///
+    /// # Errors
+    /// When that does not happen; with the end of the agent's log.
+    pub fn until_serves(&self, host: &str, serves: bool) -> anyhow::Result<()> {
+        let what = format!("{host} to {}", if serves { "be served" } else { "be forgotten" });
+        let done = || self.json("services").ok().filter(|json| mentions(json, host) == serves).map(|_| ());
+        poll::until(&what, LIMIT, done).with_context(|| self.log_tail())
+    }
+}

@@ -1,0 +1,27 @@
+//! Waiting for conditions.
+//!
+//! In: a condition and how long it may take. Out: what it answered. Never: a fixed sleep.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+/// How often a condition is tried.
+const STEP: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` answers something.
+///
+/// # Errors
+/// When it has not within `limit`; the message names `what` was waited for.
+pub fn until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = condition() {
+            return Ok(answer);
+        }
+        if began.elapsed() > limit {
+            bail!("waited {:.1} s in vain for {what}", limit.as_secs_f64());
+        }
+        std::thread::sleep(STEP);
+    }
+}

@@ -1,0 +1,138 @@
+//! What an operator sees with `bpftool`, and what is left when the agent has gone.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::bpf;
+use tests::entries::dns_entry;
+use tests::poll;
+use tests::stage::{Stage, groups_in, settled};
+use tests::topology::{BACKEND, Options};
+
+const QUIET: Options = Options { httpbin: false, ttl_secs: 1, records: &[("backend.test", BACKEND)] };
+
+fn with_one_entry() -> anyhow::Result<Stage> {
+    Stage::start(QUIET, &[("fake.yaml", &dns_entry("fake", "fake.test", Some(("backend.test", 9000))))])
+}
+
+#[test]
+fn bpftool_prints_frontends_with_named_fields() -> anyhow::Result<()> {
+    let stage = with_one_entry()?;
+    let entries = stage.objects()?.dump("kmse_frontend")?;
+    assert!(!entries.is_empty());
+    for entry in &entries {
+        let key = &entry["formatted"]["key"];
+        assert_eq!(key["port"], 80, "{entry}");
+        assert_eq!(key["proto"], 6, "{entry}");
+        assert_eq!(key["scope"], 0, "{entry}");
+        assert_eq!(key["addr"].as_array().map(Vec::len), Some(16), "{entry}");
+        assert!(entry["formatted"]["value"]["service"].is_u64(), "{entry}");
+    }
+    let typed = Command::new("bpftool").args(["map", "dump", "name", "kmse_frontend"]).output()?;
+    assert!(typed.status.success());
+    assert!(String::from_utf8_lossy(&typed.stdout).contains("\"port\": 80"));
+    Ok(())
+}
+
+#[test]
+fn bpftool_lists_the_programs_at_the_cgroup_by_name() -> anyhow::Result<()> {
+    let stage = with_one_entry()?;
+    let tree = bpf::bpftool(&["cgroup", "tree"])?;
+    let group = stage.cgroup.display().to_string();
+    let ours = tree.as_array().into_iter().flatten().find(|entry| entry["cgroup"] == group.as_str());
+    let programs =
+        ours.expect("the cgroup is in the tree")["programs"].as_array().cloned().unwrap_or_default();
+    let names: BTreeSet<_> = programs.iter().filter_map(|program| program["name"].as_str()).collect();
+    for hook in ["connect", "sendmsg", "recvmsg", "peer"] {
+        for family in [4, 6] {
+            let name = format!("kmse_{hook}{family}");
+            assert!(names.contains(name.as_str()), "no {name} in {names:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_after_sigterm() -> anyhow::Result<()> {
+    let stage = with_one_entry()?;
+    assert!(stage.says(true, &["getent", "hosts", "fake.test"])?.0);
+    assert_eq!(stage.end()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_after_sigkill_and_cleanup() -> anyhow::Result<()> {
+    let mut stage = with_one_entry()?;
+    let objects = stage.objects()?;
+    assert!(objects.programs.len() >= 8, "{objects:?}");
+    stage.agent.process().signal(Signal::SIGKILL)?;
+    stage.agent.process().wait(Duration::from_secs(5))?;
+    let cleaned = stage.agent.cleanup()?;
+    assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
+    assert_eq!(settled(&objects), Vec::<String>::new());
+    assert_eq!(groups_in(&stage.cgroup), Vec::<String>::new());
+    assert!(!stage.agent.admin().exists());
+    // Not by hand: what is left goes with the run.
+    let Stage { agent, topology, run, .. } = stage;
+    drop((agent, topology));
+    assert_eq!(run.end(), Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn clients_keep_a_resolver_when_the_agent_is_killed() -> anyhow::Result<()> {
+    let mut stage = with_one_entry()?;
+    // A shell that stays enrolled while the agent dies under it.
+    let script = "until read line < \"$0\"; do sleep 0.05; done 2>/dev/null; getent hosts backend.test";
+    let signal = stage.run.folder()?.join("agent-is-dead");
+    let mut client = stage.client(true, &["sh", "-c", script, &signal.display().to_string()]);
+    let client = client.stdout(std::process::Stdio::piped()).spawn()?;
+    let enrolled = || {
+        let groups = groups_in(&stage.cgroup);
+        (!groups.is_empty()).then_some(())
+    };
+    poll::until("the client to be enrolled", Duration::from_secs(5), enrolled)?;
+    stage.agent.process().signal(Signal::SIGKILL)?;
+    stage.agent.process().wait(Duration::from_secs(5))?;
+    std::fs::write(&signal, "go\n")?;
+    let output = client.wait_with_output()?;
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with(&BACKEND.to_string()), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn a_restarted_agent_gives_the_same_address() -> anyhow::Result<()> {
+    let mut stage = with_one_entry()?;
+    stage.write("before.yaml", &dns_entry("a-before", "before.test", Some(("backend.test", 9000))))?;
+    stage.agent.until_serves("before.test", true)?;
+    let address = |stage: &Stage| stage.says(true, &["getent", "ahostsv4", "fake.test"]);
+    let first = address(&stage)?;
+    assert!(first.0);
+    stage.restart()?;
+    assert_eq!(address(&stage)?, first);
+    Ok(())
+}
+
+#[test]
+fn status_and_services_are_json_an_operator_can_read() -> anyhow::Result<()> {
+    let stage = with_one_entry()?;
+    assert!(stage.says(true, &["getent", "hosts", "fake.test"])?.0);
+    let services = stage.agent.json("services")?;
+    let service = &services["services"][0];
+    assert_eq!(service["namespace"], "default");
+    assert_eq!(service["name"], "fake");
+    assert_eq!(service["host"], "fake.test");
+    assert_eq!(service["port"], 80);
+    assert!(service["vips"].as_array().is_some_and(|vips| !vips.is_empty()), "{services}");
+    let backend = || -> Option<Value> {
+        let services = stage.agent.json("services").ok()?;
+        let backends = services["services"][0]["backends"].as_array()?.clone();
+        backends.first().cloned()
+    };
+    let backend = poll::until("the backend to be resolved", Duration::from_secs(5), backend)?;
+    assert_eq!((backend["address"].as_str(), backend["port"].as_u64()), (Some("10.244.1.7"), Some(9000)));
+    Ok(())
+}
