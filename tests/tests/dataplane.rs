@@ -259,6 +259,7 @@ fn address_sorting_by_connected_udp_sockets_is_not_refused_or_counted() -> anyho
     );
     stage.python(true, &sorting)?;
     assert_eq!(counted(&stage, PORT_NOT_LISTED)?, 0);
+    assert_eq!(refusals(&stage)?, Vec::<Value>::new());
 
     // The same port by TCP is refused, at once, and counted: so the counter above would have moved.
     let refused = format!(
@@ -270,7 +271,15 @@ fn address_sorting_by_connected_udp_sockets_is_not_refused_or_counted() -> anyho
     );
     assert_eq!(stage.python(true, &refused)?.trim(), "refused");
     assert_eq!(counted(&stage, PORT_NOT_LISTED)?, 1);
+    let told = || refusals(&stage).ok().filter(|refusals| refusals.len() == 1);
+    let told = poll::until("the refusal's event", Duration::from_secs(5), told)?;
+    assert_eq!((told[0]["address"].as_str(), told[0]["port"].as_u64()), (Some(&*vip.to_string()), Some(9)));
     Ok(())
+}
+
+/// The events of refused connections that the agent tells of.
+fn refusals(stage: &Stage) -> anyhow::Result<Vec<Value>> {
+    Ok(stage.agent.json("status")?["refusals"].as_array().cloned().context("no refusals in status")?)
 }
 
 #[test]

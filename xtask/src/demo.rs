@@ -115,7 +115,9 @@ impl Play {
         self.expect_json(&["curl", "-s", "http://httpbin.org/headers"], &json!({"headers": headers(REAL)?}))?;
         let addresses = self.addresses(true, REAL)?;
         let virtual_only = !addresses.is_empty() && addresses.iter().all(|address| is_virtual(address));
-        self.check(virtual_only, "its name leads to a virtual address", &addresses.join(" "));
+        let told = format!("{REAL} resolves to virtual addresses: {}", addresses.join(" "));
+        self.check(virtual_only, &told, "expected addresses of 240.240.0.0/16 and 2001:2::/48");
+        println!();
 
         println!("Step 6: both entries deleted");
         for name in ENTRIES {

@@ -26,18 +26,20 @@ pub(crate) fn run(release: bool) -> anyhow::Result<bool> {
     let mut stage = demo::node(release)?;
     clean::expect_signal();
     let first = ["curl", "-s", "http://kmesh-fake.com/headers"];
-    println!("$ {}", demo::typed(&first));
     let output = stage.ask(true, &first)?;
-    print!("{}", String::from_utf8_lossy(&output.stdout));
+    let first = format!("$ {}\n{}", demo::typed(&first), String::from_utf8_lossy(&output.stdout));
     let answered = output.status.success() && !output.stdout.is_empty();
     if !answered {
-        println!("the tutorial's first request failed: {}\n{}", output.status, stage.agent.log_tail());
+        println!("run: the tutorial's first request failed: {}\n{}", output.status, stage.agent.log_tail());
     }
 
     let hints = hints(&stage);
     let terminal = std::io::stdout().is_terminal();
-    if !terminal {
-        println!("{hints}");
+    if terminal {
+        // Only once: later pictures are drawn over it.
+        print!("\x1b[2J");
+    } else {
+        println!("{first}{hints}");
     }
     let mut shown = Vec::new();
     while !clean::interrupted() {
@@ -45,7 +47,7 @@ pub(crate) fn run(release: bool) -> anyhow::Result<bool> {
             anyhow::bail!("the agent ended by itself: {status}\n{}", stage.agent.log_tail());
         }
         if terminal {
-            redraw(&stage, &hints)?;
+            redraw(&stage, &format!("{first}{hints}"))?;
         } else {
             print_changes(&mut shown, lines(&stage));
         }
@@ -69,7 +71,8 @@ fn hints(stage: &Stage) -> String {
     let kmesh = |words: &str| {
         let exec = stage.agent.exec();
         let (command, rest) = words.split_once(' ').unwrap_or((words, ""));
-        format!("{} {command} --admin {} {rest}", exec[0], stage.agent.admin().display())
+        let line = format!("{} {command} --admin {} {rest}", exec[0], stage.agent.admin().display());
+        line.trim_end().to_owned()
     };
     let lines = [
         ("a client on this node", demo::typed(&stage.enrolled(&["curl", "-s", "http://kmesh-fake.com/get"]))),
@@ -88,7 +91,7 @@ fn hints(stage: &Stage) -> String {
 }
 
 /// The operator's own commands, drawn over the last picture.
-fn redraw(stage: &Stage, hints: &str) -> anyhow::Result<()> {
+fn redraw(stage: &Stage, below: &str) -> anyhow::Result<()> {
     let mut picture = String::new();
     for command in ["status", "services"] {
         let output = stage.agent.ask(&[command]).with_context(|| format!("kmesh-se {command}"))?;
@@ -97,7 +100,7 @@ fn redraw(stage: &Stage, hints: &str) -> anyhow::Result<()> {
         picture.push('\n');
     }
     // Home, and what is left of the old picture is erased line by line, so that nothing flickers.
-    let picture = format!("{picture}{hints}").replace('\n', "\x1b[K\n");
+    let picture = format!("{picture}{below}").replace('\n', "\x1b[K\n");
     print!("\x1b[H{picture}\x1b[J");
     Ok(std::io::Write::flush(&mut std::io::stdout())?)
 }
