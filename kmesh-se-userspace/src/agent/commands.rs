@@ -9,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::Interest,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{io::Interest, task::JoinSet, time::timeout};
 
 use crate::{
     enrol::{self, Cgroup, CgroupError},

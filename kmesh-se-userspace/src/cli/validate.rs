@@ -12,11 +12,9 @@ use std::{
 use serde::Serialize;
 
 use super::{Answer, Cell, Mood, Output, Table, Text, input};
-use crate::{
-    model::{
-        Issue, Kind, Object, ObjectRef, ParseFailure, Parsed, Reason, Verdict, parse, validate_service_entry,
-        validate_workload_entry,
-    },
+use crate::model::{
+    Issue, Kind, Object, ObjectRef, ParseFailure, Parsed, Reason, Verdict, parse, validate_service_entry,
+    validate_workload_entry,
 };
 
 /// Check ServiceEntries and WorkloadEntries, offline.

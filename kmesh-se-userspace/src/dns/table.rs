@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::{
         desired::Scope,
-        dns::tests::{entry, hidden_from, view},
+        dns::tests::{entry, only_for, view},
     };
 
     fn lookup(table: &NameTable, namespace: &str, name: &str) -> Option<String> {
@@ -129,10 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn a_hidden_name_does_not_exist_for_that_namespace() {
+    fn a_name_that_a_namespace_does_not_see_does_not_exist_for_it() {
         let table = NameTable::new();
-        table.set(HostName::new("a.example.com"), Some(hidden_from("outside", &["240.240.0.1"])));
-        assert_eq!(lookup(&table, "default", "a.example.com").as_deref(), Some("240.240.0.1"));
+        table.set(HostName::new("a.example.com"), Some(only_for("inside", &["240.240.0.1"])));
+        assert_eq!(lookup(&table, "inside", "a.example.com").as_deref(), Some("240.240.0.1"));
         assert_eq!(lookup(&table, "outside", "a.example.com"), None);
         table.set(HostName::new("*.example.com"), Some(entry(&["240.240.0.2"])));
         assert_eq!(lookup(&table, "outside", "a.example.com").as_deref(), Some("240.240.0.2"));

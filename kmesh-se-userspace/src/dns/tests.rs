@@ -30,10 +30,9 @@ pub(super) fn entry(vips: &[&str]) -> NameEntry {
     NameEntry { views: BTreeMap::from([(Scope::Mesh, view(vips))]) }
 }
 
-pub(super) fn hidden_from(namespace: &str, vips: &[&str]) -> NameEntry {
-    let mut entry = entry(vips);
-    entry.views.insert(Scope::Namespace(Namespace::new(namespace)), view(&[]));
-    entry
+/// An entry that only the clients of `namespace` see.
+pub(super) fn only_for(namespace: &str, vips: &[&str]) -> NameEntry {
+    NameEntry { views: BTreeMap::from([(Scope::Namespace(Namespace::new(namespace)), view(vips))]) }
 }
 
 pub(super) fn message(id: u16, name: &str, record_type: RecordType) -> Message {
@@ -334,7 +333,7 @@ async fn answers_a_client_that_asks_again_while_the_resolver_thinks() {
 async fn answers_each_namespace_by_its_own_view() {
     let upstream = Dnsmasq::start("192.0.2.9 ours.test\n");
     let bench = Bench::new(vec![upstream.address()]).await;
-    bench.table.set(HostName::new("ours.test"), Some(hidden_from("outside", &["240.240.0.1"])));
+    bench.table.set(HostName::new("ours.test"), Some(only_for("default", &["240.240.0.1"])));
     let port = bench.server.listen(Namespace::new("outside")).await.expect("listen");
     assert_ne!(port, bench.address.port());
     assert_eq!(bench.server.listen(Namespace::new("outside")).await.expect("listen"), port);

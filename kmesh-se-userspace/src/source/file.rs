@@ -168,7 +168,7 @@ pub async fn watch(
 async fn scan(folder: &Path, options: &Options, wanted: Wanted) -> Result<Scan, FileSourceError> {
     let (at, max_file_bytes) = (folder.to_owned(), options.max_file_bytes);
     // Disks are slow at times, and the others have work to do.
-    tokio::task::spawn_blocking(move || Scan::of(&at, max_file_bytes, &wanted))
+    tokio::task::spawn_blocking(move || Scan::of(&at, max_file_bytes, wanted))
         .await
         .map_err(|source| FileSourceError::Interrupted { folder: folder.to_owned(), source })
 }

@@ -59,8 +59,14 @@ pub(super) fn peek(text: &str) -> (Option<String>, Option<String>, Option<String
         }
         let indent = line.len() - content.len();
         if indent == 0 {
-            within = content.starts_with("metadata:").then_some(None);
             kind = kind.or_else(|| scalar(content, "kind:"));
+            let metadata = content.strip_prefix("metadata:");
+            within = metadata.map(|_| None);
+            // `metadata: {name: a, namespace: b}`
+            for field in metadata.into_iter().flat_map(|m| m.split(['{', ',', '}'])).map(str::trim) {
+                name = name.or_else(|| scalar(field, "name:"));
+                namespace = namespace.or_else(|| scalar(field, "namespace:"));
+            }
             continue;
         }
         let Some(field_indent) = within.as_mut() else { continue };

@@ -88,6 +88,36 @@ fn a_broken_document_does_not_take_the_others() {
 }
 
 #[test]
+fn a_broken_document_s_place_is_told_once_and_counts_from_the_start_of_the_file() {
+    for (text, line) in [
+        ("# c\n---\na: [\n", 3),
+        ("# c\n---\na: 1\na: 2\n", 4),
+        ("# c\n---\n{\"a\": 1,\n\"b\" 2}", 4),
+        ("# c\n---\nb: 1\n  c: 2\n", 4),
+        ("# c\n---\na: *b\n", 3),
+        ("# c\n---\na: \"b\n", 3),
+    ] {
+        let items = parse(text.as_bytes());
+        let failure = failures(&items)[0];
+        let message = &failure.issues[0].message;
+        assert!(!message.contains("line ") && !message.contains('\n'), "{text:?}: {message}");
+        assert!((line..=line + 1).contains(&failure.line), "{text:?}: {failure:?}");
+    }
+}
+
+#[test]
+fn the_names_of_broken_objects_are_read_in_both_styles() {
+    for metadata in [
+        "metadata: {name: a, namespace: n}",
+        "metadata:\n  labels: {name: x}\n  name: 'a' # c\n  namespace: n",
+    ] {
+        let text = format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n{metadata}\nspec: [\n");
+        let items = parse(text.as_bytes());
+        assert_eq!(failures(&items)[0].object_ref().expect("read").to_string(), "ServiceEntry n/a");
+    }
+}
+
+#[test]
 fn tabs_are_named_as_the_error() {
     let text = format!("{}\tresolution: DNS\n", entry("a"));
     let items = parse(text.as_bytes());

@@ -87,11 +87,18 @@ fn looks_like_json(text: &str) -> bool {
     after.starts_with(['"', '}'])
 }
 
+/// The line is told apart and counts from the start of the file, so it must not be in the message too.
 fn yaml_error(error: &serde_saphyr::Error) -> SyntaxError {
-    let line = error.location().map_or(1, |l| usize::try_from(l.line()).unwrap_or(1)).max(1);
-    SyntaxError { line, message: format!("not valid YAML: {error}") }
+    let mut message = format!("not valid YAML: {error}");
+    let mut line = 1;
+    if let Some(at) = error.location() {
+        line = usize::try_from(at.line()).unwrap_or(1).max(1);
+        message = message.replace(&format!(" at line {}, column {}", at.line(), at.column()), "");
+    }
+    SyntaxError { line, message }
 }
 
 fn json_error(error: &serde_json::Error) -> SyntaxError {
-    SyntaxError { line: error.line().max(1), message: format!("not valid JSON: {error}") }
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    SyntaxError { line: error.line().max(1), message: format!("not valid JSON: {error}").replace(&place, "") }
 }

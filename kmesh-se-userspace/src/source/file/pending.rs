@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use super::{scan::Wanted, signals::Signals};
 
+/// Files touched within this time of each other are read together: the two ends of a renaming, say.
+const TOGETHER: Duration = Duration::from_millis(5);
+
 /// When things were touched last.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
@@ -38,7 +41,7 @@ impl Pending {
     }
 
     fn take(&mut self, now: Instant, quiet: Duration) -> Wanted {
-        let is_quiet = |at: &Instant| now.duration_since(*at) >= quiet;
+        let is_quiet = |at: &Instant| now.duration_since(*at) + TOGETHER >= quiet;
         let due: BTreeSet<String> =
             self.files.iter().filter(|(_, at)| is_quiet(at)).map(|(name, _)| name.clone()).collect();
         self.files.retain(|name, _| !due.contains(name));
@@ -79,7 +82,10 @@ mod tests {
         }
         assert_eq!(pending.quiet_for(QUIET).await, Wanted::Files(set(&["busy"])));
         assert_eq!(start.elapsed(), QUIET / 2 * 9 + QUIET);
-        assert!(tokio::time::timeout(QUIET * 100, pending.quiet_for(QUIET)).await.is_err(), "nothing is left");
+        assert!(
+            tokio::time::timeout(QUIET * 100, pending.quiet_for(QUIET)).await.is_err(),
+            "nothing is left"
+        );
     }
 
     #[tokio::test(start_paused = true)]

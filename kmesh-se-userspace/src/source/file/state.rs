@@ -14,7 +14,7 @@ use std::{
 use self::contents::Contents;
 use super::{ReadError, scan::Scan};
 use crate::{
-    model::{Object, ObjectRef},
+    model::{Object, ObjectRef, Reason},
     source::{Event, Problem},
 };
 
@@ -50,9 +50,11 @@ impl State {
                 problems.extend(self.file_problems());
                 return self.tell_problems(problems);
             }
-            Scan::Found { listing, files } => {
-                let present: BTreeSet<_> = listing.names.into_iter().collect();
-                self.files.retain(|name, _| present.contains(name));
+            Scan::Found { listing, files, all_but } => {
+                if let Some(unfinished) = all_but {
+                    let present: BTreeSet<_> = listing.names.into_iter().chain(unfinished).collect();
+                    self.files.retain(|name, _| present.contains(name));
+                }
                 for (name, found) in files {
                     self.file(name, found);
                 }
@@ -131,7 +133,8 @@ impl State {
         let problems_of = |(name, contents): (&String, &Contents)| {
             let mut problems = contents.problems();
             for (i, held) in contents.objects().iter().enumerate() {
-                let Some((winner, at)) = winners.get(&held.reference).filter(|w| **w != (name.as_str(), i)) else {
+                let Some((winner, at)) = winners.get(&held.reference).filter(|w| **w != (name.as_str(), i))
+                else {
                     continue;
                 };
                 let message = format!(
@@ -141,7 +144,7 @@ impl State {
                     held.reference,
                     self.files[*winner].objects()[*at].line
                 );
-                problems.push(Problem { reason: "ObjectDuplicate", message });
+                problems.push(Problem { reason: Reason::ObjectDuplicate.as_str(), message });
             }
             if problems.len() > MAX_PROBLEMS {
                 let message = format!("{} more problems are not listed", problems.len() - MAX_PROBLEMS);

@@ -61,25 +61,35 @@ impl Contents {
         self.digest = digest;
         if bytes.trim_ascii().is_empty() {
             // An editor that starts to write, or a crash that lost the data.
-            let message = format!("the file is empty; write an object, or remove it{}", stay(self.objects.len()));
+            let message =
+                format!("the file is empty; write an object, or remove it{}", stay(self.objects.len()));
             self.problems = vec![Problem { reason: "FileEmpty", message }];
             return;
         }
         let before = std::mem::take(&mut self.objects);
         self.problems.clear();
         let mut failures = Vec::new();
-        for item in parse(bytes) {
+        let items = parse(bytes);
+        // Text that is no YAML may be half of a file, and the other half is still to come; so may what comes last
+        // in a line without an end.
+        let is_last_doubtful = !bytes.ends_with(b"\n")
+            && matches!(items.last(), Some(Parsed::Skipped { .. } | Parsed::Failed(_)));
+        let mut is_cut = is_last_doubtful || items.iter().any(is_text_broken);
+        for item in items {
             match item {
                 Parsed::Object { line, object, warnings } => {
                     let reference = object.object_ref();
                     if reference.name.is_empty() {
                         let kind = reference.kind;
-                        let message = format!("line {line}: {kind} without a name is not used; write metadata.name");
+                        let message =
+                            format!("line {line}: {kind} without a name is not used; write metadata.name");
                         self.problem(Reason::NameMissing, message);
+                        is_cut = true;
                         continue;
                     }
                     for warning in warnings {
-                        let message = format!("line {line}: {reference}: {}: {}", warning.field, warning.message);
+                        let message =
+                            format!("line {line}: {reference}: {}: {}", warning.field, warning.message);
                         self.problem(Reason::UnknownField, message);
                     }
                     self.objects.push(Held { reference, object: Arc::new(object), line });
@@ -95,31 +105,31 @@ impl Contents {
                 Parsed::Failed(failure) => failures.push(failure),
             }
         }
-        self.keep(before, &failures);
+        self.keep(before, &failures, is_cut);
     }
 
-    /// Takes over those of `before` that the file does not have any more because of `failures`, and tells of the
-    /// failures.
-    fn keep(&mut self, before: Vec<Held>, failures: &[ParseFailure]) {
+    /// Takes over those of `before` that the file does not have any more because of `failures`, or because it is
+    /// cut short, and tells of the failures.
+    fn keep(&mut self, before: Vec<Held>, failures: &[ParseFailure], is_cut: bool) {
         let present: BTreeSet<_> = self.objects.iter().map(|held| held.reference.clone()).collect();
         let failed: BTreeSet<_> = failures.iter().filter_map(ParseFailure::object_ref).collect();
-        // Text that is no YAML may be half of a file, and the other half is still to come. A wrong type is not.
-        let is_cut = failures.iter().any(|f| f.object_ref().is_none() || is_text_broken(f));
         let mut kept: Vec<_> = before
             .into_iter()
             .filter(|held| !present.contains(&held.reference) && (is_cut || failed.contains(&held.reference)))
             .collect();
         let is_kept = |r: &ObjectRef| kept.iter().any(|held| held.reference == *r);
         let others = kept.iter().filter(|held| !failed.contains(&held.reference)).count();
-        for (i, failure) in failures.iter().enumerate() {
+        for failure in failures {
             let fate = if failure.object_ref().is_some_and(|r| is_kept(&r)) {
-                "; its last good version stays in use until it is corrected or the file is removed".to_owned()
+                "; its last good version stays in use until it is corrected or the file is removed"
             } else {
-                String::new()
+                ""
             };
-            let others = if i == 0 { stay(others) } else { String::new() };
-            let message = format!("{failure}{fate}{others}");
-            self.problems.push(Problem { reason: failure.reason(), message });
+            self.problems.push(Problem { reason: failure.reason(), message: format!("{failure}{fate}") });
+        }
+        // Whatever was doubtful is a problem, so there is one to say it with.
+        if let Some(last) = self.problems.last_mut() {
+            last.message.push_str(&stay(others));
         }
         self.objects.append(&mut kept);
     }
@@ -129,16 +139,22 @@ impl Contents {
     }
 }
 
-fn is_text_broken(failure: &ParseFailure) -> bool {
+/// Whether `item` may be a piece of something else. A wrong type in an object that is known is not.
+fn is_text_broken(item: &Parsed) -> bool {
+    let Parsed::Failed(failure) = item else { return false };
     let reasons = [Reason::InvalidSyntax, Reason::InvalidEncoding, Reason::NotAnObject, Reason::MissingKind];
-    reasons.iter().any(|r| r.as_str() == failure.reason())
+    failure.object_ref().is_none() || reasons.iter().any(|r| r.as_str() == failure.reason())
 }
 
 /// Says that `count` objects stay in use although they cannot be found in the file now.
 fn stay(count: usize) -> String {
     match count {
         0 => String::new(),
-        1 => "; 1 object read from this file before stays in use until the file is whole or removed".to_owned(),
-        _ => format!("; {count} objects read from this file before stay in use until the file is whole or removed"),
+        1 => {
+            "; 1 object read from this file before stays in use until the file is whole or removed".to_owned()
+        }
+        _ => format!(
+            "; {count} objects read from this file before stay in use until the file is whole or removed"
+        ),
     }
 }

@@ -1,0 +1,238 @@
+//! Looks at a folder in, events out; no disk.
+
+use std::io;
+
+use super::*;
+use crate::source::file::Listing;
+
+/// A ServiceEntry with this name and host.
+fn entry(name: &str, host: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec: {{hosts: [{host}]}}\n"
+    )
+}
+
+fn entries(names: &[&str]) -> String {
+    names.iter().map(|name| format!("---\n{}", entry(name, "a.com"))).collect()
+}
+
+type File<'a> = (&'a str, Result<&'a str, ReadError>);
+
+fn found(files: Vec<File<'_>>, all_but: Option<&[&str]>) -> Scan {
+    let is_there = |found: &Result<&str, ReadError>| !matches!(found, Err(ReadError::Gone));
+    let names = files.iter().filter(|(_, f)| is_there(f)).map(|(n, _)| (*n).to_owned()).collect();
+    Scan::Found {
+        listing: Listing { names, unreadable_names: Vec::new() },
+        files: files.into_iter().map(|(n, f)| (n.to_owned(), f.map(|t| t.as_bytes().to_vec()))).collect(),
+        all_but: all_but.map(|names| names.iter().map(|n| (*n).to_owned()).collect()),
+    }
+}
+
+struct Folder(State);
+
+impl Folder {
+    fn new() -> Self {
+        Self(State::new(Path::new("/f"), Duration::from_secs(30)))
+    }
+
+    fn update(&mut self, scan: Scan) -> Vec<String> {
+        told(self.0.update(scan, None))
+    }
+
+    /// A full look that finds these files.
+    fn all(&mut self, files: &[(&str, &str)]) -> Vec<String> {
+        self.update(found(files.iter().map(|(n, t)| (*n, Ok(*t))).collect(), Some(&[])))
+    }
+}
+
+/// Each event in one line; messages by the function below.
+fn told(events: Vec<Event>) -> Vec<String> {
+    events
+        .into_iter()
+        .map(|event| match event {
+            Event::Apply(Object::ServiceEntry(e)) => {
+                format!("apply {} {}", e.metadata.name, e.spec.hosts.join(","))
+            }
+            Event::Apply(object) => format!("apply {}", object.object_ref()),
+            Event::Delete(object) => format!("delete {}", object.name),
+            Event::Problems { origin, problems } => {
+                let reasons: Vec<_> = problems.iter().map(|p| p.reason).collect();
+                format!("problems {origin} {reasons:?}")
+            }
+            Event::Synced => "synced".to_owned(),
+        })
+        .collect()
+}
+
+/// The messages told of `name`, as things are.
+fn messages(folder: &Folder, name: &str) -> Vec<String> {
+    let problems = folder.0.told_problems.get(&format!("/f/{name}"));
+    problems.into_iter().flatten().map(|p| p.message.clone()).collect()
+}
+
+#[test]
+fn only_what_changes_is_told() {
+    let mut folder = Folder::new();
+    let two = entries(&["x", "y"]);
+    assert_eq!(folder.all(&[("a.yaml", &two)]), ["apply x a.com", "apply y a.com"]);
+    assert_eq!(folder.all(&[("a.yaml", &two)]), [""; 0]);
+    assert_eq!(folder.all(&[("a.yaml", &format!("# other text, same objects\n{two}"))]), [""; 0]);
+    let changed = two.replacen("a.com", "b.com", 1);
+    assert_eq!(folder.all(&[("a.yaml", &changed)]), ["apply x b.com"]);
+    assert_eq!(folder.all(&[("a.yaml", &entry("x", "b.com"))]), ["delete y"]);
+    assert_eq!(folder.all(&[("b.yaml", &entry("x", "b.com"))]), [""; 0], "the file was renamed");
+    assert_eq!(folder.all(&[("b.yaml", &entry("z", "b.com"))]), ["apply z b.com", "delete x"]);
+    assert_eq!(folder.all(&[]), ["delete z"]);
+}
+
+#[test]
+fn an_object_whose_text_breaks_stays_until_it_is_whole_or_removed() {
+    let mut folder = Folder::new();
+    let whole = entries(&["x", "y", "z"]);
+    folder.all(&[("a.yaml", &whole)]);
+    let broken = whole.replacen("{name: y}", "{name: y", 1);
+    assert_eq!(folder.all(&[("a.yaml", &broken)]), ["problems /f/a.yaml [\"InvalidSyntax\"]"]);
+    assert!(messages(&folder, "a.yaml")[0].contains("stay"), "{:?}", messages(&folder, "a.yaml"));
+    assert_eq!(folder.all(&[("a.yaml", &whole)]), ["problems /f/a.yaml []"]);
+    folder.all(&[("a.yaml", &broken)]);
+    assert_eq!(folder.all(&[("a.yaml", &entries(&["x", "z"]))]), ["delete y", "problems /f/a.yaml []"]);
+    folder.all(&[("a.yaml", &broken)]);
+    assert_eq!(folder.all(&[]), ["delete x", "delete z", "problems /f/a.yaml []"]);
+}
+
+#[test]
+fn half_a_file_keeps_the_objects_of_the_other_half() {
+    let whole = entries(&["x", "y", "z"]);
+    let reference = {
+        let mut folder = Folder::new();
+        folder.all(&[("a.yaml", &whole)]);
+        folder
+    };
+    let names = |folder: &Folder| folder.0.told.keys().map(|r| r.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&reference), ["x", "y", "z"]);
+    let mut cut_in_text = 0;
+    for length in 0..whole.len() {
+        let mut folder = Folder::new();
+        folder.all(&[("a.yaml", &whole)]);
+        folder.all(&[("a.yaml", &whole[..length])]);
+        let has_problem = !messages(&folder, "a.yaml").is_empty();
+        if has_problem {
+            assert_eq!(names(&folder), ["x", "y", "z"], "cut at {length}: {:?}", &whole[..length]);
+            cut_in_text += 1;
+        }
+        folder.all(&[("a.yaml", &whole)]);
+        assert_eq!(folder.0.told, reference.0.told);
+        assert!(messages(&folder, "a.yaml").is_empty());
+    }
+    assert!(cut_in_text > 50, "{cut_in_text}");
+}
+
+#[test]
+fn a_wrong_type_keeps_that_object_only() {
+    let mut folder = Folder::new();
+    folder.all(&[("a.yaml", &entries(&["x", "y"]))]);
+    let wrong = entry("x", "a.com").replace("[a.com]", "5");
+    assert_eq!(folder.all(&[("a.yaml", &wrong)]), ["delete y", "problems /f/a.yaml [\"WrongType\"]"]);
+    let messages = messages(&folder, "a.yaml");
+    assert!(messages[0].contains("spec.hosts") && messages[0].contains("last good version"), "{messages:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_keeps_its_objects_and_others_go_on() {
+    let mut folder = Folder::new();
+    let (x, y) = (entry("x", "a.com"), entry("y", "a.com"));
+    folder.all(&[("a.yaml", &x)]);
+    let denied = || ReadError::Io { source: io::ErrorKind::PermissionDenied.into() };
+    let events = folder.update(found(vec![("a.yaml", Err(denied())), ("b.yaml", Ok(&y))], Some(&[])));
+    assert_eq!(events, ["apply y a.com", "problems /f/a.yaml [\"FileUnreadable\"]"]);
+    let events = folder.update(found(vec![("a.yaml", Err(denied())), ("b.yaml", Ok(&y))], Some(&[])));
+    assert_eq!(events, [""; 0]);
+    assert_eq!(folder.all(&[("a.yaml", &x), ("b.yaml", &y)]), ["problems /f/a.yaml []"]);
+    assert_eq!(folder.all(&[("a.yaml", ""), ("b.yaml", &y)]), ["problems /f/a.yaml [\"FileEmpty\"]"]);
+    assert!(messages(&folder, "a.yaml")[0].contains("1 object"), "{:?}", messages(&folder, "a.yaml"));
+    assert_eq!(
+        folder.all(&[("a.yaml", "# no objects\n"), ("b.yaml", &y)]),
+        ["delete x", "problems /f/a.yaml []"]
+    );
+}
+
+#[test]
+fn the_first_of_two_definitions_wins_and_the_other_takes_over() {
+    let mut folder = Folder::new();
+    let (first, second) = (entry("x", "first.com"), entry("x", "second.com"));
+    assert_eq!(
+        folder.all(&[("a.yaml", &first), ("b.yaml", &second)]),
+        ["apply x first.com", "problems /f/b.yaml [\"ObjectDuplicate\"]"]
+    );
+    let message = &messages(&folder, "b.yaml")[0];
+    assert!(message.contains("ServiceEntry default/x") && message.contains("a.yaml (line 1)"), "{message}");
+    assert_eq!(folder.all(&[("b.yaml", &second)]), ["apply x second.com", "problems /f/b.yaml []"]);
+    assert_eq!(
+        folder.all(&[("a.yaml", &first), ("b.yaml", &second)]),
+        ["apply x first.com", "problems /f/b.yaml [\"ObjectDuplicate\"]"]
+    );
+    // Twice in one file.
+    let mut folder = Folder::new();
+    let both = format!("{first}---\n{second}");
+    assert_eq!(
+        folder.all(&[("a.yaml", &both)]),
+        ["apply x first.com", "problems /f/a.yaml [\"ObjectDuplicate\"]"]
+    );
+    assert_eq!(folder.all(&[("a.yaml", &second)]), ["apply x second.com", "problems /f/a.yaml []"]);
+}
+
+#[test]
+fn each_wrong_document_is_one_clear_problem() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n";
+    let nameless = entry("x", "a.com").replace("{name: x}", "{}");
+    let misspelt = entry("y", "a.com").replace("spec:", "spek: 1\nspec:");
+    for (text, reason, word) in [
+        (pod, "KindNotUsed", "kind Pod (v1) is not used by kmesh-se"),
+        (&nameless, "NameMissing", "metadata.name"),
+        (&misspelt, "UnknownField", "ServiceEntry default/y: spek:"),
+        ("just text", "NotAnObject", "line 1"),
+        ("a: [", "InvalidSyntax", "not valid YAML"),
+        (" \n", "FileEmpty", "empty"),
+    ] {
+        let mut folder = Folder::new();
+        let good = entry("good", "a.com");
+        folder.all(&[("a.yaml", text), ("b.yaml", &good)]);
+        let messages = messages(&folder, "a.yaml");
+        assert!(messages.len() == 1 && messages[0].contains(word), "{text:?}: {messages:?}");
+        assert_eq!(folder.0.told_problems["/f/a.yaml"][0].reason, reason);
+        assert!(folder.0.told.keys().any(|r| &*r.name == "good"));
+    }
+}
+
+#[test]
+fn a_lost_folder_keeps_everything() {
+    let mut folder = Folder::new();
+    let x = entry("x", "a.com");
+    folder.all(&[("a.yaml", &x)]);
+    let lost = || Scan::Lost(io::ErrorKind::NotFound.into());
+    assert_eq!(folder.update(lost()), ["problems /f [\"FolderLost\"]"]);
+    assert_eq!(folder.update(lost()), [""; 0]);
+    assert_eq!(folder.all(&[("a.yaml", &x)]), ["problems /f []"]);
+    folder.update(lost());
+    assert_eq!(folder.all(&[]), ["delete x", "problems /f []"]);
+}
+
+#[test]
+fn a_partial_look_says_nothing_of_other_files() {
+    let mut folder = Folder::new();
+    let (x, y, z) = (entry("x", "a.com"), entry("y", "a.com"), entry("z", "a.com"));
+    folder.all(&[("a.yaml", &x), ("b.yaml", &y)]);
+    assert_eq!(folder.update(found(vec![("c.yaml", Ok(&z))], None)), ["apply z a.com"]);
+    assert_eq!(folder.update(found(vec![("a.yaml", Err(ReadError::Gone))], None)), ["delete x"]);
+    // An editor has moved b.yaml away to write it anew.
+    assert_eq!(folder.update(found(vec![("c.yaml", Ok(&z))], Some(&["b.yaml"]))), [""; 0]);
+}
+
+#[test]
+fn a_flood_of_problems_is_cut_short_and_counted() {
+    let mut folder = Folder::new();
+    folder.all(&[("a.yaml", &"---\n5\n".repeat(MAX_PROBLEMS + 7))]);
+    let messages = messages(&folder, "a.yaml");
+    assert_eq!(messages.len(), MAX_PROBLEMS + 1);
+    assert!(messages[MAX_PROBLEMS].starts_with("7 more"), "{}", messages[MAX_PROBLEMS]);
+}
