@@ -26,6 +26,7 @@ use self::{commands::CommandCgroups, events::Refusals};
 use crate::{
     admin::{AdminSocket, Query},
     config::{AgentArgs, Source},
+    desired::Scope,
     dns::{DnsConfig, DnsServer, NameTable},
     enrol::{self, Cgroup},
     loader::{self, Loaded, Pins, Unattached},
@@ -421,7 +422,8 @@ impl Agent {
                 port
             }
         };
-        if self.reconciler.sink_mut().reserve_scope(namespace) {
+        let scope = Scope::Namespace(namespace.clone());
+        if self.reconciler.sink_mut().reserve_scopes(std::iter::once(&scope)) {
             self.save_ids();
         }
         let enrolment = Enrolment { level: cgroup.level, namespace: Some(namespace.clone()), dns_port };

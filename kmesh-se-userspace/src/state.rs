@@ -204,13 +204,13 @@ mod tests {
         let state = StateDir::open(dir.path())?;
         let (a, b, c) = (HostName::new("a.com"), HostName::new("b.com"), HostName::new("c.com"));
         let mut pool = state.load_vips(VipRanges::default())?;
-        pool.ensure(&a, Timestamp::UNIX_EPOCH)?;
-        let second = pool.ensure(&b, Timestamp::UNIX_EPOCH)?;
+        pool.ensure(&a, Timestamp::UNIX_EPOCH, |_| false)?;
+        let second = pool.ensure(&b, Timestamp::UNIX_EPOCH, |_| false)?;
         state.save_vips(&pool)?;
 
         let mut again = state.load_vips(VipRanges::default())?;
-        assert_ne!(again.ensure(&c, Timestamp::UNIX_EPOCH)?, second);
-        assert_eq!(again.ensure(&b, Timestamp::UNIX_EPOCH)?, second);
+        assert_ne!(again.ensure(&c, Timestamp::UNIX_EPOCH, |_| false)?, second);
+        assert_eq!(again.ensure(&b, Timestamp::UNIX_EPOCH, |_| false)?, second);
         Ok(())
     }
 

@@ -71,8 +71,13 @@ impl Report {
         self.failures.entry(host.clone()).or_default().insert((error.reason(), error.to_string()));
     }
 
-    pub(super) fn set_exhausted(&mut self, host: &HostName, error: &Exhausted) {
-        self.exhausted.insert(host.clone(), error.to_string());
+    /// Says whether this is new.
+    pub(super) fn set_exhausted(&mut self, host: &HostName, error: &Exhausted) -> bool {
+        self.exhausted.insert(host.clone(), error.to_string()).is_none()
+    }
+
+    pub(super) fn exhausted_hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.exhausted.keys()
     }
 
     pub(super) fn clear_exhausted(&mut self, host: &HostName) {

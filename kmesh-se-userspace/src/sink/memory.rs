@@ -9,7 +9,7 @@ use std::{
 
 use kmesh_se_common::{
     addr,
-    limits::MAX_LEVELS,
+    limits::{LEVEL_END, MAX_LEVELS},
     maps::{
         self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT,
         WORKLOAD_PRIVATE_VIEW, Workload,
@@ -41,6 +41,7 @@ pub struct MemoryMaps {
     backends: BTreeMap<u32, maps::Backend>,
     workloads: BTreeMap<u64, Workload>,
     capacities: Capacities,
+    levels: Vec<u8>,
     /// How often a grace period was waited for.
     pub waits: u32,
 }
@@ -89,6 +90,18 @@ impl MemoryMaps {
     /// Every frontend with what it leads to.
     pub fn frontends(&self) -> impl Iterator<Item = (FrontendKey, Outcome)> {
         self.frontends.iter().map(|(key, service)| (*key, self.backends_of(*service)))
+    }
+
+    /// An enrolled cgroup.
+    #[must_use]
+    pub fn workload(&self, cgroup: u64) -> Option<&Workload> {
+        self.workloads.get(&cgroup)
+    }
+
+    /// The depths at which cgroups are looked for, the deepest first.
+    #[must_use]
+    pub fn levels(&self) -> &[u8] {
+        &self.levels
     }
 
     /// Whether no frontend, address or workload is left.
@@ -167,7 +180,8 @@ impl Maps for MemoryMaps {
         Ok(())
     }
 
-    fn set_levels(&mut self, _levels: [u8; MAX_LEVELS]) -> Result<(), MapError> {
+    fn set_levels(&mut self, levels: [u8; MAX_LEVELS]) -> Result<(), MapError> {
+        self.levels = levels.into_iter().take_while(|level| *level != LEVEL_END).collect();
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use kmesh_se_common::{
     maps::{self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT, Workload},
 };
 
-use super::{BackendId, Capacities, Enrolment, MapError, Maps, ScopeId, ServiceIds, Sink};
+use super::{BackendId, Capacities, Enrolment, MapError, Maps, NO_SLOTS, ScopeId, ServiceIds, Sink};
 use crate::{
     desired::{Address, Backend, Frontend, Scope, ServiceKey, Tables, Unlisted},
     model::{HostName, Kind, Namespace, ObjectRef, Transport},
@@ -69,7 +69,8 @@ impl<M: Maps> Sink<M> {
             sink.services.keys().filter(|key| !sink.actual.services.contains_key(key)).cloned().collect();
         unreachable.iter().try_for_each(|key| sink.remove_service(key))?;
         sink.settle()?;
-        sink.write_levels()?;
+        let levels = sink.levels(None);
+        sink.write_levels(&levels)?;
         Ok(sink)
     }
 
@@ -87,7 +88,8 @@ impl<M: Maps> Sink<M> {
                 self.backends.entry(place).or_insert(BackendId { id: backend_id, users: 0 }).users += 1;
                 places.push(place);
             }
-            self.services.insert(stand_in(*id), ServiceIds { id: *id, slots: *word, backends: places });
+            let ids = ServiceIds { id: *id, slots: *word, backends: places, frontends: 0 };
+            self.services.insert(stand_in(*id), ids);
         }
     }
 
@@ -105,12 +107,13 @@ impl<M: Maps> Sink<M> {
         if !self.services.contains_key(&stand_in) {
             // A service without backends has no slots, so its word did not tell of it.
             self.service_ids.reserve(service, 1);
-            let slots = Service { slot_base: 0, slot_count: 0 };
-            self.services.insert(stand_in.clone(), ServiceIds { id: service, slots, backends: Vec::new() });
+            let ids = ServiceIds { id: service, slots: NO_SLOTS, backends: Vec::new(), frontends: 0 };
+            self.services.insert(stand_in.clone(), ids);
         }
         let places = self.services.get(&stand_in).map(|s| s.backends.as_slice()).unwrap_or_default();
         self.actual.services.insert(stand_in.clone(), places.iter().map(unnamed).collect());
         self.count_row(&frontend.scope);
+        self.count_frontend(&stand_in, 1);
         self.actual.frontends.insert(frontend, stand_in);
         Ok(())
     }
@@ -181,12 +184,6 @@ impl<M: Maps> Sink<M> {
                 self.actual.frontends.insert(frontend, key.clone());
             }
         }
-    }
-
-    /// The ids of all namespaces, to be saved before a row uses them.
-    #[must_use]
-    pub fn scope_ids(&self) -> BTreeMap<Namespace, u32> {
-        self.scopes.iter().map(|(namespace, scope)| (namespace.clone(), scope.id)).collect()
     }
 }
 
