@@ -8,6 +8,7 @@ pub mod aya;
 mod ids;
 pub mod memory;
 mod sys;
+mod words;
 
 #[cfg(test)]
 mod tests;

@@ -107,21 +107,21 @@ fn may_allocate(entry: &Entry, host: &HostName) -> bool {
 /// The names that the entries of `host` need resolved.
 #[must_use]
 pub fn wanted_names(snapshot: &Snapshot, host: &HostName) -> BTreeSet<HostName> {
-    let mut names = BTreeSet::new();
-    for entry in snapshot.entries_of(host) {
-        if entry.export_to == ExportTo::Nobody {
-            continue;
-        }
-        match entry.resolution {
-            Resolution::None | Resolution::DynamicDns => {}
-            _ if backends::resolves_host(entry) => drop(names.insert(host.clone())),
-            _ => {
-                let selected = snapshot.selected_by(entry).map(|w| &w.endpoint);
-                names.extend(backends::names(entry.endpoints.iter().chain(selected)).cloned());
-            }
+    let visible = snapshot.entries_of(host).into_iter().filter(|e| e.export_to != ExportTo::Nobody);
+    visible.flat_map(|entry| names_of(snapshot, entry, host)).collect()
+}
+
+/// The names that `entry` needs resolved for `host`.
+#[must_use]
+pub fn names_of(snapshot: &Snapshot, entry: &Entry, host: &HostName) -> BTreeSet<HostName> {
+    match entry.resolution {
+        Resolution::None | Resolution::DynamicDns => BTreeSet::new(),
+        _ if backends::resolves_host(entry) => BTreeSet::from([host.clone()]),
+        _ => {
+            let selected = snapshot.selected_by(entry).map(|w| &w.endpoint);
+            backends::names(entry.endpoints.iter().chain(selected)).cloned().collect()
         }
     }
-    names
 }
 
 /// What `host` contributes, given its allocated VIPs.

@@ -3,6 +3,8 @@
 //! In: the loaded object's maps. Out: one system call, or one store to mapped memory, for each write; counters read.
 //! Never: an id chosen here.
 
+mod read;
+
 use std::{collections::BTreeMap, io, mem::offset_of, os::fd::AsFd, sync::Arc};
 
 use aya::{
