@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{self, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -18,7 +18,8 @@ use axum::{
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
@@ -26,8 +27,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    explain::{ExplainRequest, Explanation},
     model::Namespace,
-    status::{ExecAnswer, ExecRequest, Services, Status},
+    status::{Backends, ExecAnswer, ExecRequest, Names, Services, Status, Workloads},
 };
 
 /// Where the socket is unless `--admin` says otherwise.
@@ -40,8 +42,55 @@ pub enum Query {
     Status(oneshot::Sender<Status>),
     /// `GET /services`
     Services(oneshot::Sender<Services>),
+    /// `GET /backends`
+    Backends(oneshot::Sender<Backends>),
+    /// `GET /names`
+    Names(oneshot::Sender<Names>),
+    /// `GET /workloads`
+    Workloads(oneshot::Sender<Workloads>),
+    /// `POST /explain`; the error is for whoever asked.
+    Explain(ExplainRequest, oneshot::Sender<Result<Explanation, String>>),
+    /// `GET /dump/STATE`, and whether to read the kernel's maps.
+    Dump(DumpState, bool, oneshot::Sender<Result<Value, String>>),
     /// `POST /exec`: a new enrolled cgroup for a command of this namespace.
     Exec(Namespace, oneshot::Sender<Result<ExecAnswer, String>>),
+}
+
+/// The states between the steps of the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum DumpState {
+    /// The accepted objects.
+    Snapshot,
+    /// What names resolve to.
+    Resolved,
+    /// What the maps and the DNS server should hold.
+    Desired,
+    /// What the maps hold.
+    Actual,
+    /// What has to change so that actual becomes desired.
+    Diff,
+}
+
+impl DumpState {
+    /// As the command line spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Resolved => "resolved",
+            Self::Desired => "desired",
+            Self::Actual => "actual",
+            Self::Diff => "diff",
+        }
+    }
+}
+
+/// The query of `GET /dump/STATE`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct DumpOptions {
+    #[serde(default)]
+    kernel: bool,
 }
 
 /// Why the socket cannot be served or asked.
@@ -119,6 +168,11 @@ impl AdminSocket {
         let router = Router::new()
             .route("/status", get(status))
             .route("/services", get(services))
+            .route("/backends", get(backends))
+            .route("/names", get(names))
+            .route("/workloads", get(workloads))
+            .route("/explain", post(explain))
+            .route("/dump/{state}", get(dump))
             .route("/exec", post(exec))
             .with_state(queries);
         let served =
@@ -139,8 +193,36 @@ async fn services(State(queries): Queries) -> Response {
     ask(&queries, Query::Services).await.map_or_else(stopping, |services| Json(services).into_response())
 }
 
+async fn backends(State(queries): Queries) -> Response {
+    ask(&queries, Query::Backends).await.map_or_else(stopping, |backends| Json(backends).into_response())
+}
+
+async fn names(State(queries): Queries) -> Response {
+    ask(&queries, Query::Names).await.map_or_else(stopping, |names| Json(names).into_response())
+}
+
+async fn workloads(State(queries): Queries) -> Response {
+    ask(&queries, Query::Workloads).await.map_or_else(stopping, |workloads| Json(workloads).into_response())
+}
+
+async fn explain(State(queries): Queries, Json(request): Json<ExplainRequest>) -> Response {
+    answer(ask(&queries, |reply| Query::Explain(request, reply)).await)
+}
+
+async fn dump(
+    State(queries): Queries,
+    extract::Path(state): extract::Path<DumpState>,
+    extract::Query(options): extract::Query<DumpOptions>,
+) -> Response {
+    answer(ask(&queries, |reply| Query::Dump(state, options.kernel, reply)).await)
+}
+
 async fn exec(State(queries): Queries, Json(request): Json<ExecRequest>) -> Response {
-    match ask(&queries, |reply| Query::Exec(Namespace::new(&request.namespace), reply)).await {
+    answer(ask(&queries, |reply| Query::Exec(Namespace::new(&request.namespace), reply)).await)
+}
+
+fn answer<T: Serialize>(answer: Option<Result<T, String>>) -> Response {
+    match answer {
         Some(Ok(answer)) => Json(answer).into_response(),
         Some(Err(message)) => (StatusCode::INTERNAL_SERVER_ERROR, message).into_response(),
         None => stopping(),

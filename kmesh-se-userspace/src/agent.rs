@@ -3,7 +3,10 @@
 //! In: its flags. Out: a node on which enrolled processes reach virtual hosts. Never: a decision that belongs to a room.
 
 mod commands;
+mod dump;
 mod events;
+mod explain;
+mod inventory;
 mod query;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
