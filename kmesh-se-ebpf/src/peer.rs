@@ -38,14 +38,14 @@ pub(crate) fn vip_of(mapping: &Mapping, peer: Endpoint) -> Option<Endpoint> {
 
 /// What is remembered for the socket, if anything.
 #[inline(always)]
-pub(crate) fn state(ctx: &SockAddrContext) -> Option<&mut SockState> {
+pub(crate) fn state(ctx: &SockAddrContext) -> Option<&'static mut SockState> {
     // SAFETY: the socket is the context's; null means none. The kernel serialises the calls on one socket.
     unsafe { SK.get_ptr_mut(ctx).as_mut() }
 }
 
 /// The same, made when there is none; none when the kernel has no memory for it.
 #[inline(always)]
-pub(crate) fn state_or_new(ctx: &SockAddrContext) -> Option<&mut SockState> {
+pub(crate) fn state_or_new(ctx: &SockAddrContext) -> Option<&'static mut SockState> {
     // SAFETY: as `state`; a new value is all zero, which is two empty mappings.
     unsafe { SK.get_or_insert_ptr_mut(ctx, None).as_mut() }
 }

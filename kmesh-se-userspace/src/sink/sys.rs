@@ -28,7 +28,7 @@ unsafe impl<T: Sync> Sync for MappedArray<T> {}
 impl<T> MappedArray<T> {
     /// Maps all `len` elements of `map`.
     pub(crate) fn new(map: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
-        assert!(size_of::<T>() % 8 == 0, "the kernel pads elements to 8 bytes");
+        assert!(size_of::<T>().is_multiple_of(8), "the kernel pads elements to 8 bytes");
         let words = len as usize * (size_of::<T>() / 8);
         // SAFETY: a new mapping of a descriptor; the kernel checks that the map is as long as this.
         let base = unsafe {
