@@ -6,17 +6,23 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
 };
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{self, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, body::Bytes};
+use hyper::{
+    Method, Request,
+    body::{Bytes, Frame, Incoming},
+};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -29,8 +35,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     explain::{ExplainRequest, Explanation},
     model::Namespace,
-    status::{Backends, ExecAnswer, ExecRequest, Names, Services, Status, Workloads},
+    status::{Backends, ExecAnswer, ExecRequest, Names, Services, Status, TraceEvent, Workloads},
 };
+
+/// Room for events that one client of `trace` has not read yet; further ones are lost.
+const TRACED: usize = 1024;
 
 /// Where the socket is unless `--admin` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/kmesh-se/admin.sock";
@@ -52,6 +61,8 @@ pub enum Query {
     Explain(ExplainRequest, oneshot::Sender<Result<Explanation, String>>),
     /// `GET /dump/STATE`, and whether to read the kernel's maps.
     Dump(DumpState, bool, oneshot::Sender<Result<Value, String>>),
+    /// `GET /trace`: events go there until it is closed.
+    Trace(mpsc::Sender<TraceEvent>, oneshot::Sender<Result<(), String>>),
     /// `POST /exec`: a new enrolled cgroup for a command of this namespace.
     Exec(Namespace, oneshot::Sender<Result<ExecAnswer, String>>),
 }
@@ -173,6 +184,7 @@ impl AdminSocket {
             .route("/workloads", get(workloads))
             .route("/explain", post(explain))
             .route("/dump/{state}", get(dump))
+            .route("/trace", get(trace))
             .route("/exec", post(exec))
             .with_state(queries);
         let served =
@@ -215,6 +227,38 @@ async fn dump(
     extract::Query(options): extract::Query<DumpOptions>,
 ) -> Response {
     answer(ask(&queries, |reply| Query::Dump(state, options.kernel, reply)).await)
+}
+
+async fn trace(State(queries): Queries) -> Response {
+    let (out, events) = mpsc::channel(TRACED);
+    match ask(&queries, |reply| Query::Trace(out, reply)).await {
+        Some(Ok(())) => Response::new(Body::new(Lines { events })),
+        Some(Err(message)) => (StatusCode::INTERNAL_SERVER_ERROR, message).into_response(),
+        None => stopping(),
+    }
+}
+
+/// A body of a JSON line for each event, which ends when the agent does.
+struct Lines {
+    events: mpsc::Receiver<TraceEvent>,
+}
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = serde_json::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, serde_json::Error>>> {
+        self.events.poll_recv(context).map(|event| {
+            let line = serde_json::to_vec(&event?).map(|mut line| {
+                line.push(b'\n');
+                Frame::data(Bytes::from(line))
+            });
+            Some(line)
+        })
+    }
 }
 
 async fn exec(State(queries): Queries, Json(request): Json<ExecRequest>) -> Response {
@@ -272,34 +316,75 @@ impl AdminClient {
         self.send(Method::POST, path, body).await
     }
 
+    /// `GET path`, whose answer is a JSON line after the other, until `take` says that it is enough or the agent stops.
+    ///
+    /// # Errors
+    /// No agent answers, or it answers with an error.
+    pub async fn lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut take: impl FnMut(T) -> bool,
+    ) -> Result<(), AdminError> {
+        let mut body = self.request(Method::GET, path, &()).await?;
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame.map_err(|e| self.unexpected(e))?.into_data() else { continue };
+            text.extend_from_slice(&frame);
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                let value = serde_json::from_slice(&line).map_err(|e| self.unexpected(e))?;
+                if !take(value) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, AdminError> {
-        let answer_error = |message: String| AdminError::Answer { path: self.path.clone(), message };
+        let body = self.request(method, path, body).await?;
+        let bytes = body.collect().await.map_err(|e| self.unexpected(e))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|e| self.unexpected(e))
+    }
+
+    /// The body of an answer that is no error.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Incoming, AdminError> {
         let stream = UnixStream::connect(&self.path)
             .await
             .map_err(|error| AdminError::Connect { path: self.path.clone(), error })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| answer_error(e.to_string()))?;
+            .map_err(|e| self.unexpected(e))?;
         tokio::spawn(connection);
-        let body = serde_json::to_vec(body).map_err(|e| answer_error(e.to_string()))?;
+        let body = serde_json::to_vec(body).map_err(|e| self.unexpected(e))?;
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "kmesh-se")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|e| answer_error(e.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|e| answer_error(e.to_string()))?;
+            .map_err(|e| self.unexpected(e))?;
+        let response = sender.send_request(request).await.map_err(|e| self.unexpected(e))?;
         let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|e| answer_error(e.to_string()))?.to_bytes();
-        if !status.is_success() {
-            return Err(answer_error(String::from_utf8_lossy(&bytes).into_owned()));
+        let body = response.into_body();
+        if status.is_success() {
+            return Ok(body);
         }
-        serde_json::from_slice(&bytes).map_err(|e| answer_error(e.to_string()))
+        let bytes = body.collect().await.map_err(|e| self.unexpected(e))?.to_bytes();
+        Err(self.unexpected(String::from_utf8_lossy(&bytes)))
+    }
+
+    fn unexpected(&self, error: impl ToString) -> AdminError {
+        AdminError::Answer { path: self.path.clone(), message: error.to_string() }
     }
 }

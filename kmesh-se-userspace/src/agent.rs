@@ -8,6 +8,7 @@ mod events;
 mod explain;
 mod inventory;
 mod query;
+mod trace;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{commands::CommandCgroups, events::Refusals};
+use self::{commands::CommandCgroups, events::Refusals, trace::Tracers};
 use crate::{
     admin::{AdminSocket, Query},
     config::{AgentArgs, Source},
@@ -72,7 +73,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 
     let attach = AttachCgroup::open(args.attach.clone())?;
     let (programs, maps) = loader::load(&attach.cgroup.path, &args.capacities())?;
-    let refusals = Refusals::default();
+    let (tracers, traced) = Tracers::new(QUEUE);
+    let refusals = Refusals::new(traced);
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let mut maps = maps;
@@ -92,6 +94,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         resolver: None,
         state,
         refusals,
+        tracers,
         args,
         resolvers,
     };
@@ -158,7 +161,7 @@ fn kernel_config(args: &AgentArgs) -> KernelConfig {
         dns6,
         dns_port_first: listen.port(),
         dns_port_last: u16::MAX,
-        _pad: 0,
+        flags: 0,
         levels: [LEVEL_END; MAX_LEVELS],
         heartbeat_ns: 0,
         heartbeat_max_ns: u64::try_from(HEARTBEAT_MAX.as_nanos()).unwrap_or(u64::MAX),
@@ -244,6 +247,7 @@ struct Agent {
     resolver: Option<Resolver>,
     state: StateDir,
     refusals: Refusals,
+    tracers: Tracers,
 }
 
 impl Agent {
@@ -272,7 +276,11 @@ impl Agent {
                 Some(update) = inputs.updates.recv() => self.reconciler.resolved(update.name, update.addresses),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
                 Some(cgroup) = self.commands.emptied() => self.forget_command(&cgroup),
-                _ = retry.tick() => self.reconciler.retry_failed(),
+                Some(event) = self.tracers.next() => self.trace(&event),
+                _ = retry.tick() => {
+                    self.reconciler.retry_failed();
+                    self.forget_tracers();
+                }
             }
             // What came meanwhile belongs to the same step.
             while let Ok(event) = inputs.events.try_recv() {

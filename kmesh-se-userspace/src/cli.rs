@@ -20,6 +20,7 @@ mod query;
 mod services;
 mod status;
 mod table;
+mod trace;
 mod validate;
 mod workloads;
 
@@ -125,6 +126,7 @@ commands! {
     Workloads => workloads,
     Explain => explain,
     Dump => dump,
+    Trace => trace,
     Cleanup => cleanup,
     Validate => validate,
     Plan => plan,

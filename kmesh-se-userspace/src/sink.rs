@@ -236,6 +236,11 @@ impl<M: Maps> Sink<M> {
         &self.maps
     }
 
+    /// The maps themselves, for what is no row of theirs.
+    pub fn maps_mut(&mut self) -> &mut M {
+        &mut self.maps
+    }
+
     /// The id of a service, for reading its counters.
     #[must_use]
     pub fn service_id(&self, key: &ServiceKey) -> Option<u32> {

@@ -4,6 +4,7 @@
 //! look at the agent.
 
 mod inventory;
+mod trace;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use self::inventory::{
     BackendRow, BackendUse, Backends, NameRow, Names, SourceRow, WorkloadRow, Workloads,
 };
+pub use self::trace::TraceEvent;
 
 /// The answer to `status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -358,3 +358,57 @@ fn dump_shows_the_state_between_any_two_steps() -> anyhow::Result<()> {
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("dump actual"), "{wrong:?}");
     Ok(())
 }
+
+/// A `trace` that ends by itself after so many lines; clients dial until it has them.
+fn traced(stage: &Stage, words: &[&str], url: &str) -> anyhow::Result<Vec<Value>> {
+    let flags = stage.agent.flags();
+    let mut command = Command::new(&flags.program);
+    command.args(["trace", "-o", "json", "--admin"]).arg(&flags.admin).args(words);
+    let mut trace = stage.run.own(&mut command).stdout(std::process::Stdio::piped()).spawn()?;
+    // It sees what happens once the agent knows of it.
+    let ended = || {
+        let _ = stage.says(true, &["curl", "-s", "-m", "3", url]);
+        trace.try_wait().ok().flatten()
+    };
+    let status = poll::until(&format!("trace {words:?}"), LIMIT, ended)?;
+    assert!(status.success(), "{status}");
+    let text = std::io::read_to_string(trace.stdout.take().context("its output")?)?;
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+#[test]
+fn trace_shows_connections_and_refusals_as_they_happen() -> anyhow::Result<()> {
+    let stage = with_entries(&[("other.yaml", &static_entry("other", "other.test", "10.244.1.7", 9000))])?;
+    let _echo = Echo::start(&stage.topology.backend, (BACKEND, 9000).into())?;
+    for event in traced(&stage, &["--host", "fake.test", "--count", "2"], "http://fake.test/")? {
+        assert_eq!(
+            (event["outcome"].as_str(), event["host"].as_str()),
+            (Some("connected"), Some("fake.test"))
+        );
+        assert_eq!(
+            (event["entry"].as_str(), event["namespace"].as_str()),
+            (Some("default/fake"), Some("default"))
+        );
+        assert_eq!(
+            (event["comm"].as_str(), event["protocol"].as_str()),
+            (Some("curl"), Some("TCP")),
+            "{event}"
+        );
+        assert_eq!((event["port"].as_u64(), event["backendPort"].as_u64()), (Some(80), Some(9000)));
+        assert_eq!(event["backendAddress"], "10.244.1.7");
+        assert!(event["pid"].is_u64() && event["time"].is_string(), "{event}");
+    }
+    for event in traced(&stage, &["--failures", "--count", "1"], "http://fake.test:81/")? {
+        assert_eq!(
+            (event["outcome"].as_str(), event["host"].as_str()),
+            (Some("portNotListed"), Some("fake.test"))
+        );
+        assert_eq!((event["port"].as_u64(), &event["backendAddress"]), (Some(81), &Value::Null), "{event}");
+    }
+    // Once nobody traces, the programs send no more connects.
+    let flags = || {
+        let config = stage.objects().ok()?.dump("kmse_config").ok()?;
+        (config[0]["formatted"]["value"]["flags"] == 0).then_some(())
+    };
+    poll::until("tracing to end", LIMIT, flags)
+}

@@ -34,6 +34,9 @@ impl Agent {
             Query::Dump(state, from_kernel, reply) => {
                 drop(reply.send(self.dump(state, from_kernel).map_err(|e| format!("{e:#}"))));
             }
+            Query::Trace(tracer, reply) => {
+                drop(reply.send(self.add_tracer(tracer).map_err(|e| format!("{e:#}"))));
+            }
             Query::Exec(namespace, reply) => {
                 let answer = self.enrol_command(&namespace).await.map_err(|e| format!("{e:#}"));
                 drop(reply.send(answer));

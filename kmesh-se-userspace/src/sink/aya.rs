@@ -15,7 +15,8 @@ use kmesh_se_common::{
     addr::{self, Addr16},
     limits::{self as l, MAX_LEVELS},
     maps::{
-        self, AddressKey, Config, Frontend, FrontendKey, Outcome, Resolver, Service, ServiceCount, Workload,
+        self, AddressKey, CONFIG_TRACE, Config, Frontend, FrontendKey, Outcome, Resolver, Service,
+        ServiceCount, Workload,
     },
 };
 
@@ -111,6 +112,21 @@ impl AyaMaps {
             self.config.store(0, index * 8, *word).map_err(sys(l::MAP_CONFIG, "write"))?;
         }
         Ok(())
+    }
+
+    /// Has the programs send connects that work as events, too, or no longer.
+    ///
+    /// # Errors
+    /// As [`AyaMaps::write_config`].
+    pub fn set_trace(&mut self, is_traced: bool) -> Result<(), MapError> {
+        // Flags share a word with the ports, which only the agent's loop writes.
+        const OFFSET: usize = offset_of!(Config, flags) / 8 * 8;
+        let outside = || sys(l::MAP_CONFIG, "write")(io::Error::from(io::ErrorKind::InvalidInput));
+        let word = self.config.word(0, OFFSET).ok_or_else(outside)?;
+        let mut bytes = word.load(std::sync::atomic::Ordering::Acquire).to_ne_bytes();
+        let flags = if is_traced { CONFIG_TRACE } else { 0 };
+        bytes[offset_of!(Config, flags) - OFFSET..].copy_from_slice(&flags.to_ne_bytes());
+        self.config.store(0, OFFSET, u64::from_ne_bytes(bytes)).map_err(sys(l::MAP_CONFIG, "write"))
     }
 
     /// Has port 53 of these resolvers captured, in this order.
