@@ -41,6 +41,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         Some(backend) if F::reaches(&backend.addr) => {
             count::add(Outcome::Connected);
             count::service_connect(service);
+            count::trace_connect(config, workload, to, backend, service, proto);
             return rewrite::<F>(ctx, to, backend, service, slots);
         }
         Some(_) => Outcome::FamilyMismatch,

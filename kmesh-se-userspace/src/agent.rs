@@ -3,8 +3,12 @@
 //! In: its flags. Out: a node on which enrolled processes reach virtual hosts. Never: a decision that belongs to a room.
 
 mod commands;
+mod dump;
 mod events;
+mod explain;
+mod inventory;
 mod query;
+mod trace;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{commands::CommandCgroups, events::Refusals};
+use self::{commands::CommandCgroups, events::Refusals, trace::Tracers};
 use crate::{
     admin::{AdminSocket, Query},
     config::{AgentArgs, Source},
@@ -67,9 +71,10 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         DnsServer::new(listen.ip(), listen.port(), resolvers.clone(), names.clone(), DnsConfig::default())?;
     let dns_port = dns.listen(Namespace::default()).await?;
 
+    let (tracers, traced) = Tracers::new(QUEUE);
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let refusals = Refusals::default();
+    let refusals = Refusals::new(traced);
     let attach = AttachCgroup::open(&args)?;
     let pins = Pins::open(&args.pin, &args.capacities())?;
     let (programs, mut maps) = loader::load(pins, &args.capacities())?;
@@ -99,6 +104,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         resolver,
         state,
         refusals,
+        tracers,
         resolvers,
         commands: CommandCgroups::new(),
         args,
@@ -179,7 +185,7 @@ fn kernel_config(args: &AgentArgs) -> KernelConfig {
         dns6,
         dns_port_first: listen.port(),
         dns_port_last: u16::MAX,
-        _pad: 0,
+        flags: 0,
         levels: [LEVEL_END; MAX_LEVELS],
         heartbeat_ns: 0,
         heartbeat_max_ns: u64::try_from(HEARTBEAT_MAX.as_nanos()).unwrap_or(u64::MAX),
@@ -256,6 +262,7 @@ struct Agent {
     addresses_changed: bool,
     state: StateDir,
     refusals: Refusals,
+    tracers: Tracers,
 }
 
 impl Agent {
@@ -284,9 +291,11 @@ impl Agent {
                 Some(update) = inputs.updates.recv() => self.resolved(update),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
                 Some(cgroup) = self.commands.emptied() => self.forget_command(&cgroup),
+                Some(event) = self.tracers.next() => self.trace(&event),
                 _ = upkeep.tick() => {
                     self.reconciler.retry_failed();
                     self.save_addresses();
+                    self.forget_tracers();
                 }
             }
             // What came meanwhile belongs to the same step.

@@ -14,7 +14,7 @@ mod vips;
 #[cfg(test)]
 mod tests;
 
-pub use build::{Age, HostDesired, View, host, needs_vip, view_for, wanted_names};
+pub use build::{Age, HostDesired, View, host, names_of, needs_vip, view_for, wanted_names};
 pub use claims::Desired;
 pub use names::{NameEntry, NameView};
 pub use plan::{BackendPlan, Condition, NamePlan, Plan, PortPlan, ServicePlan, plan};

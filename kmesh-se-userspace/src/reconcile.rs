@@ -118,6 +118,7 @@ impl<M: Maps> Reconciler<M> {
             Object::ServiceEntry(raw) => {
                 let verdict = validate_service_entry(raw);
                 self.report.set_object(&reference, verdict.errors, verdict.warnings);
+                self.report.set_rejected_hosts(&reference, &raw.spec.hosts);
                 verdict.accepted.map(|entry| self.snapshot.apply_entry(entry))
             }
             Object::WorkloadEntry(raw) => {
@@ -395,6 +396,12 @@ impl<M: Maps> Reconciler<M> {
     #[must_use]
     pub fn desired(&self) -> &Desired {
         &self.desired
+    }
+
+    /// What the DNS server answers.
+    #[must_use]
+    pub fn names(&self) -> &NameTable {
+        &self.names
     }
 
     /// The writer of the maps.

@@ -23,7 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{ResolveConfig, ResolveError, system_servers};
+pub use self::{
+    config::{ResolveConfig, ResolveError, system_servers},
+    state::{NO_ADDRESS, NO_SUCH_NAME},
+};
 use self::{
     lookup::{LookupError, Upstreams},
     state::{Ask, Outcome, Schedule},

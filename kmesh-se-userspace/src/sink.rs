@@ -10,6 +10,7 @@ mod ids;
 pub mod memory;
 mod restore;
 mod services;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -234,6 +235,11 @@ impl<M: Maps> Sink<M> {
     #[must_use]
     pub fn maps(&self) -> &M {
         &self.maps
+    }
+
+    /// The maps themselves, for what is no row of theirs.
+    pub fn maps_mut(&mut self) -> &mut M {
+        &mut self.maps
     }
 
     /// The id of a service, for reading its counters.

@@ -25,6 +25,18 @@ impl Agent {
         match query {
             Query::Status(reply) => drop(reply.send(self.status())),
             Query::Services(reply) => drop(reply.send(self.services())),
+            Query::Backends(reply) => drop(reply.send(self.backends())),
+            Query::Names(reply) => drop(reply.send(self.names())),
+            Query::Workloads(reply) => drop(reply.send(self.workloads())),
+            Query::Explain(request, reply) => {
+                drop(reply.send(self.explain(&request).map_err(|e| format!("{e:#}"))));
+            }
+            Query::Dump(state, from_kernel, reply) => {
+                drop(reply.send(self.dump(state, from_kernel).map_err(|e| format!("{e:#}"))));
+            }
+            Query::Trace(tracer, reply) => {
+                drop(reply.send(self.add_tracer(tracer).map_err(|e| format!("{e:#}"))));
+            }
             Query::Exec(namespace, reply) => {
                 let answer = self.enrol_command(&namespace).await.map_err(|e| format!("{e:#}"));
                 drop(reply.send(answer));

@@ -113,11 +113,13 @@ fn may_allocate(entry: &Entry, host: &HostName) -> bool {
 /// The names that the entries of `host` need resolved.
 #[must_use]
 pub fn wanted_names(snapshot: &Snapshot, host: &HostName) -> BTreeSet<HostName> {
-    let visible = snapshot.entries_of(host).into_iter().filter(|entry| entry.export_to != ExportTo::Nobody);
+    let visible = snapshot.entries_of(host).into_iter().filter(|e| e.export_to != ExportTo::Nobody);
     visible.flat_map(|entry| names_of(snapshot, entry, host)).collect()
 }
 
-fn names_of(snapshot: &Snapshot, entry: &Entry, host: &HostName) -> BTreeSet<HostName> {
+/// The names that `entry` needs resolved for `host`.
+#[must_use]
+pub fn names_of(snapshot: &Snapshot, entry: &Entry, host: &HostName) -> BTreeSet<HostName> {
     match entry.resolution {
         Resolution::None | Resolution::DynamicDns => BTreeSet::new(),
         _ if backends::resolves_host(entry) => BTreeSet::from([host.clone()]),

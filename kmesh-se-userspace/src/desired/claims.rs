@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Address, Frontend, HostDesired, Keys, Scope, Tables};
+use super::{Address, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
 use crate::model::{HostName, ObjectRef};
 
 /// Older entries first, then by name.
@@ -83,6 +83,13 @@ impl Desired {
             }
         }
         rows
+    }
+
+    /// The service that `frontend` is to lead to: that of the oldest claim.
+    #[must_use]
+    pub fn winner_of(&self, frontend: &Frontend) -> Option<&ServiceKey> {
+        let (_, _, host) = self.frontends.get(frontend)?.first()?;
+        self.hosts.get(host)?.tables.frontends.get(frontend)
     }
 
     /// The host that decides about `address`.

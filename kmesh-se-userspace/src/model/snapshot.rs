@@ -124,6 +124,11 @@ impl Snapshot {
         self.entries.values()
     }
 
+    /// All workloads, by namespace and name.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
     /// All hosts that some entry names.
     pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
         self.by_host.keys()

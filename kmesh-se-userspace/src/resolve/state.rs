@@ -14,6 +14,11 @@ use std::{
 use super::{NameStatus, Update, config::ResolveConfig, lookup::LookupError};
 use crate::model::{Addresses, HostName};
 
+/// [`NameStatus::last_error`] of a name that does not exist (NXDOMAIN).
+pub const NO_SUCH_NAME: &str = "no such name";
+/// [`NameStatus::last_error`] of a name that exists without an address.
+pub const NO_ADDRESS: &str = "no address of this family";
+
 /// Refreshes come at most this much after a record has expired, so that nodes do not ask in step.
 const JITTER_MAX: Duration = Duration::from_secs(3);
 
@@ -251,7 +256,7 @@ impl FamilyState {
             Outcome::Nothing { exists, ttl } => {
                 self.nothings = self.nothings.saturating_add(1);
                 self.failures = 0;
-                let what = if exists { "no address of this family" } else { "no such name" };
+                let what = if exists { NO_ADDRESS } else { NO_SUCH_NAME };
                 self.error = Some(what.to_owned());
                 if self.nothings == 1 && !self.addresses.is_empty() {
                     // A server that restarts may say so of every name: ask once more before believing it.

@@ -3,13 +3,9 @@
 //! In: the loaded object's maps. Out: one system call, or one store to mapped memory, for each write; counters read.
 //! Never: an id chosen here.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    mem::offset_of,
-    os::fd::AsFd,
-    sync::{Arc, atomic::Ordering},
-};
+mod read;
+
+use std::{collections::BTreeMap, io, mem::offset_of, os::fd::AsFd, sync::Arc};
 
 use aya::{
     Pod,
@@ -19,7 +15,8 @@ use kmesh_se_common::{
     addr::{self, Addr16},
     limits::{self as l, MAX_LEVELS},
     maps::{
-        self, AddressKey, Config, Frontend, FrontendKey, Outcome, Resolver, Service, ServiceCount, Workload,
+        self, AddressKey, CONFIG_TRACE, Config, Frontend, FrontendKey, Outcome, Resolver, Service,
+        ServiceCount, Workload,
     },
 };
 
@@ -119,12 +116,27 @@ impl AyaMaps {
         Ok(())
     }
 
+    /// Has the programs send connects that work as events, too, or no longer.
+    ///
+    /// # Errors
+    /// As [`AyaMaps::write_config`].
+    pub fn set_trace(&mut self, is_traced: bool) -> Result<(), MapError> {
+        // Flags share a word with the ports, which only the agent's loop writes.
+        const OFFSET: usize = offset_of!(Config, flags) / 8 * 8;
+        let outside = || sys(l::MAP_CONFIG, "write")(io::Error::from(io::ErrorKind::InvalidInput));
+        let word = self.config.word(0, OFFSET).ok_or_else(outside)?;
+        let mut bytes = word.load(std::sync::atomic::Ordering::Acquire).to_ne_bytes();
+        let flags = if is_traced { CONFIG_TRACE } else { 0 };
+        bytes[offset_of!(Config, flags) - OFFSET..].copy_from_slice(&flags.to_ne_bytes());
+        self.config.store(0, OFFSET, u64::from_ne_bytes(bytes)).map_err(sys(l::MAP_CONFIG, "write"))
+    }
+
     /// Has port 53 of these resolvers captured, in this order, and of no others.
     ///
     /// # Errors
     /// There are more than [`l::MAX_RESOLVERS`], or the kernel refused.
     pub fn write_resolvers(&mut self, resolvers: &[std::net::IpAddr]) -> Result<(), MapError> {
-        for (addr, _) in read_all(&self.resolver, l::MAP_RESOLVER)? {
+        for (addr, _) in read::all(self.resolver.iter(), l::MAP_RESOLVER)? {
             if !resolvers.contains(&addr::to_ip(addr)) {
                 remove(&mut self.resolver, &addr, l::MAP_RESOLVER)?;
             }
@@ -193,17 +205,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
     }
-}
-
-fn read_all<K: Pod, V: Pod>(
-    map: &HashMap<MapData, K, V>,
-    name: &'static str,
-) -> Result<Vec<(K, V)>, MapError> {
-    map.iter().collect::<Result<_, _>>().map_err(|error| MapError::Sys {
-        map: name,
-        call: "read",
-        error: chain(&error),
-    })
 }
 
 fn remove<K: Pod, V: Pod>(
@@ -279,29 +280,18 @@ impl Maps for AyaMaps {
 
     fn contents(&self) -> Result<Contents, MapError> {
         let mut contents = Contents {
-            frontends: read_all(&self.frontend, l::MAP_FRONTEND)?
-                .into_iter()
-                .map(|(k, v)| (k, v.service))
-                .collect(),
-            addresses: read_all(&self.address, l::MAP_ADDRESS)?,
-            workloads: read_all(&self.enrol, l::MAP_ENROL)?,
+            frontends: self.read_frontends()?,
+            addresses: self.read_addresses()?,
+            workloads: self.read_workloads()?,
             ..Contents::default()
         };
-        for id in 0..self.capacities.services {
-            let word = self.service.word(id, 0).map_or(0, |word| word.load(Ordering::Acquire));
-            if word != 0 {
-                // SAFETY: both are 8 plain bytes; every bit pattern is a `Service`.
-                contents.services.insert(id, unsafe { std::mem::transmute::<u64, Service>(word) });
-            }
-        }
-        contents.services.retain(|_, word| word.slot_count > 0);
-        let element = |error: AyaError, map| MapError::Sys { map, call: "read", error: chain(&error) };
+        let services = (0..self.capacities.services).filter_map(|id| Some((id, self.read_service(id)?)));
+        contents.services = services.filter(|(_, word)| word.slot_count > 0).collect();
         for word in contents.services.values() {
             for slot_id in word.slot_base..word.slot_base.saturating_add(word.slot_count) {
-                let slot = self.slot.get(&slot_id, 0).map_err(|e| element(e, l::MAP_SLOT))?;
+                let Some(slot) = self.read_slot(slot_id)? else { continue };
                 for id in [slot.backend, slot.alias] {
-                    let backend = self.backend.get(&id, 0).map_err(|e| element(e, l::MAP_BACKEND))?;
-                    contents.backends.insert(id, backend);
+                    contents.backends.extend(self.read_backend(id)?.map(|backend| (id, backend)));
                 }
                 contents.slots.insert(slot_id, slot);
             }

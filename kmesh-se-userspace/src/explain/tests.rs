@@ -1,0 +1,596 @@
+use std::{net::IpAddr, sync::Arc};
+
+use kmesh_se_common::maps::Slot;
+use pretty::*;
+
+use super::*;
+use crate::{
+    desired::{Backend, Frontend, Scope, ServiceKey, Unlisted},
+    model::{HostName, Kind, Namespace, ObjectRef, Resolution, Transport},
+};
+
+/// Short ways to write facts.
+mod pretty {
+    use super::*;
+
+    pub(super) fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    pub(super) fn key(host: &str, entry: &str) -> ServiceKey {
+        let object =
+            ObjectRef { kind: Kind::ServiceEntry, namespace: Namespace::default(), name: entry.into() };
+        ServiceKey { host: HostName::new(host), entry: object, port: 80 }
+    }
+
+    pub(super) fn entry(name: &str) -> EntryFacts {
+        EntryFacts {
+            object: format!("ServiceEntry default/{name}"),
+            is_visible: true,
+            visible_to: "every namespace".to_owned(),
+            serves: vec![(80, Transport::Tcp)],
+            ports: vec![(80, Transport::Tcp)],
+            resolution: Resolution::Dns,
+            endpoints: 1,
+            has_selector: false,
+            only_unix: false,
+            has_prefix: false,
+            names: vec!["backend.test".to_owned()],
+        }
+    }
+
+    pub(super) fn backend(address: &str) -> Backend {
+        Backend { address: ip(address), port: 9000, weight: 1, source: Arc::from("backend.test") }
+    }
+
+    pub(super) fn live(address: &str, share: f64) -> LiveBackend {
+        LiveBackend { id: 5, address: ip(address), port: 9000, share }
+    }
+
+    /// `a.test:80`, which works.
+    pub(super) fn working() -> Facts {
+        let vip = ip("240.240.0.1");
+        let frontend = Frontend { scope: Scope::Mesh, address: vip, port: 80, transport: Transport::Tcp };
+        let service = LiveService {
+            key: Some(key("a.test", "a")),
+            slot_base: 7,
+            slot_count: 1,
+            backends: vec![live("10.0.0.1", 1.0)],
+            wanted: vec![backend("10.0.0.1")],
+        };
+        let about = SourceFacts { age_secs: Some(3), ..SourceFacts::default() };
+        Facts {
+            target: "a.test:80".to_owned(),
+            asked: Asked::parse("a.test:80", false).expect("a target"),
+            namespace: "default".to_owned(),
+            name: Some(NameFacts {
+                host: "a.test".to_owned(),
+                entries: vec![entry("a")],
+                answered: Some(Answered {
+                    v4: vec![vip],
+                    entry: "ServiceEntry default/a".to_owned(),
+                    scope: "*".to_owned(),
+                    ..Answered::default()
+                }),
+                vips: vec![vip],
+                ..NameFacts::default()
+            }),
+            dials: vec![Dial {
+                address: vip,
+                port: 80,
+                transport: Transport::Tcp,
+                lookups: vec![Lookup {
+                    scope: Scope::Mesh,
+                    service: Some(0),
+                    unlisted: Some(Unlisted::Refuse),
+                }],
+                own: Some((frontend, key("a.test", "a"))),
+                winner: Some(key("a.test", "a")),
+            }],
+            services: [(0, service)].into(),
+            sources: [("backend.test".to_owned(), about)].into(),
+            ..Facts::default()
+        }
+    }
+
+    pub(super) fn name(facts: &mut Facts) -> &mut NameFacts {
+        facts.name.as_mut().expect("a name")
+    }
+
+    /// The name waits for DNS, or has nothing to wait for.
+    pub(super) fn unanswered(facts: &mut Facts) -> &mut EntryFacts {
+        facts.dials.clear();
+        name(facts).answered = None;
+        &mut name(facts).entries[0]
+    }
+
+    /// The service is there, but has no backend.
+    pub(super) fn empty(facts: &mut Facts) -> &mut EntryFacts {
+        let service = facts.services.get_mut(&0).expect("a service");
+        service.slot_count = 0;
+        service.backends.clear();
+        service.wanted.clear();
+        &mut name(facts).entries[0]
+    }
+
+    pub(super) fn trouble(facts: &mut Facts, trouble: Trouble) {
+        facts.sources.insert(
+            "backend.test".to_owned(),
+            SourceFacts { trouble: Some(trouble), ..SourceFacts::default() },
+        );
+    }
+
+    /// The port is asked for, but no frontend of it is wanted or there.
+    pub(super) fn unlisted(facts: &mut Facts, unlisted: Option<Unlisted>) {
+        let dial = &mut facts.dials[0];
+        dial.port = 81;
+        (dial.own, dial.winner) = (None, None);
+        dial.lookups[0].service = None;
+        dial.lookups[0].unlisted = unlisted;
+    }
+
+    pub(super) fn failure(facts: &mut Facts) {
+        let (reason, message) = ("MapFull".to_owned(), "map kmse_frontend is full".to_owned());
+        name(facts).failures.push(FailureFacts { reason, message });
+    }
+}
+
+/// What is changed in the facts that work, the cause that follows, a word that its message must have, and the step at
+/// which the way ends.
+type Row = (fn(&mut Facts), &'static str, &'static str, Option<&'static str>);
+
+const CAUSES: &[Row] = &[
+    (|f| f.agent.attached = false, "ProgramsNotAttached", "not attached", Some("programs")),
+    (
+        |f| f.client = Client::Cgroup { path: "/x".into(), enrolled: None },
+        "NotEnrolled",
+        "/x is not enrolled",
+        Some("client"),
+    ),
+    (
+        |f| {
+            let enrolled = EnrolledAs { path: "/".into(), namespace: None, is_looked_up: true };
+            f.client = Client::Cgroup { path: "/x".into(), enrolled: Some(enrolled) };
+        },
+        "Exempt",
+        "/x is exempt",
+        Some("client"),
+    ),
+    (
+        |f| {
+            let enrolled =
+                EnrolledAs { path: "/x".into(), namespace: Some("default".into()), is_looked_up: false };
+            f.client = Client::Cgroup { path: "/x".into(), enrolled: Some(enrolled) };
+        },
+        "MapsDiffer",
+        "depth",
+        Some("client"),
+    ),
+    (
+        |f| {
+            f.name = None;
+            f.dials.clear();
+        },
+        "NameUnknown",
+        "no ServiceEntry names a.test",
+        Some("name"),
+    ),
+    (
+        |f| {
+            f.name = None;
+            f.dials.clear();
+            f.agent.problems = 2;
+        },
+        "NameUnknown",
+        "2 inputs could not be read",
+        Some("name"),
+    ),
+    (
+        |f| {
+            unanswered(f);
+            name(f).entries.clear();
+            let errors = vec!["spec.ports[0].number: port 0".to_owned()];
+            name(f).rejected = vec![RejectedFacts { object: "ServiceEntry default/a".into(), errors }];
+        },
+        "Rejected",
+        "ServiceEntry default/a was rejected: spec.ports[0].number",
+        Some("name"),
+    ),
+    (
+        |f| {
+            let entry = unanswered(f);
+            (entry.is_visible, entry.visible_to) = (false, "other".to_owned());
+            entry.serves.clear();
+        },
+        "HiddenByExportTo",
+        "ServiceEntry default/a is visible to other",
+        Some("name"),
+    ),
+    (
+        |f| unanswered(f).resolution = Resolution::None,
+        "Passthrough",
+        "ServiceEntry default/a has resolution NONE",
+        Some("name"),
+    ),
+    (
+        |f| unanswered(f).resolution = Resolution::DynamicDns,
+        "DynamicDnsNotSupported",
+        "DYNAMIC_DNS",
+        Some("name"),
+    ),
+    (
+        |f| {
+            unanswered(f);
+            name(f).vips.clear();
+        },
+        "NoAddress",
+        "no address to dial",
+        Some("name"),
+    ),
+    (
+        |f| {
+            unanswered(f).has_prefix = true;
+            name(f).vips.clear();
+        },
+        "CidrNotSupported",
+        "range",
+        Some("name"),
+    ),
+    (
+        |f| {
+            unanswered(f);
+            name(f).failures =
+                vec![FailureFacts { reason: "NoAddressLeft".into(), message: "used up".into() }];
+        },
+        "NoAddressLeft",
+        "a.test: used up",
+        Some("name"),
+    ),
+    (
+        |f| {
+            unanswered(f);
+            f.sources.clear();
+        },
+        "NotResolvedYet",
+        "backend.test has not been answered yet",
+        Some("name"),
+    ),
+    (
+        |f| {
+            empty(f);
+            trouble(f, Trouble::NotFound);
+        },
+        "NameNotFound",
+        "backend.test does not exist (NXDOMAIN)",
+        Some("service"),
+    ),
+    (
+        |f| {
+            empty(f);
+            trouble(f, Trouble::NoAddress);
+        },
+        "NameHasNoAddress",
+        "no A or AAAA record",
+        Some("service"),
+    ),
+    (
+        |f| {
+            empty(f);
+            trouble(f, Trouble::Failed("timeout of 10.0.0.10".into()));
+        },
+        "ResolverFailed",
+        "timeout of 10.0.0.10",
+        Some("service"),
+    ),
+    (
+        |f| {
+            let entry = empty(f);
+            entry.names.clear();
+            entry.endpoints = 0;
+        },
+        "NoEndpoints",
+        "ServiceEntry default/a has no endpoints",
+        Some("service"),
+    ),
+    (
+        |f| {
+            let entry = empty(f);
+            entry.names.clear();
+            (entry.endpoints, entry.has_selector) = (0, true);
+        },
+        "NoEndpoints",
+        "none matches its workloadSelector",
+        Some("service"),
+    ),
+    (
+        |f| {
+            let entry = empty(f);
+            entry.names.clear();
+            entry.only_unix = true;
+        },
+        "UnixEndpoint",
+        "Unix sockets",
+        Some("service"),
+    ),
+    (
+        |f| {
+            empty(f);
+            f.services.get_mut(&0).expect("a service").wanted = vec![backend("10.0.0.1")];
+        },
+        "MapsDiffer",
+        "kernel's map has none",
+        Some("service"),
+    ),
+    (
+        |f| {
+            empty(f);
+            f.services.get_mut(&0).expect("a service").wanted = vec![backend("10.0.0.1")];
+            failure(f);
+        },
+        "MapFull",
+        "kmse_frontend is full",
+        Some("service"),
+    ),
+    (|f| unlisted(f, Some(Unlisted::Refuse)), "PortNotListed", "is refused: it has 80/TCP", Some("frontend")),
+    (
+        |f| unlisted(f, Some(Unlisted::Pass)),
+        "PortNotListed",
+        "is passed through: it has 80/TCP",
+        Some("frontend"),
+    ),
+    (
+        |f| {
+            f.dials.clear();
+            f.asked = Asked::parse("a.test", true).expect("a target");
+        },
+        "PortNotListed",
+        "a.test has no UDP port: it has 80/TCP",
+        None,
+    ),
+    (
+        |f| {
+            unlisted(f, Some(Unlisted::Refuse));
+            let mut younger = entry("younger");
+            younger.serves.clear();
+            younger.ports = vec![(81, Transport::Tcp)];
+            name(f).entries.push(younger);
+        },
+        "Shadowed",
+        "default/younger lists port 81/TCP of a.test, but the older ServiceEntry default/a",
+        Some("frontend"),
+    ),
+    (
+        |f| f.services.get_mut(&0).expect("a service").key = Some(key("older.test", "older")),
+        "Shadowed",
+        "leads to older.test of the older ServiceEntry default/older",
+        Some("frontend"),
+    ),
+    (
+        |f| {
+            f.dials[0].lookups[0].service = None;
+            failure(f);
+        },
+        "MapFull",
+        "240.240.0.1:80/TCP could not be programmed: map kmse_frontend is full",
+        Some("frontend"),
+    ),
+    (
+        |f| {
+            f.dials[0].lookups[0].service = None;
+            f.dials[0].lookups[0].unlisted = None;
+        },
+        "MapsDiffer",
+        "240.240.0.1:80/TCP should be a frontend",
+        Some("frontend"),
+    ),
+    (
+        |f| {
+            f.services.clear();
+        },
+        "MapsDiffer",
+        "service 0 is not in the kernel's map",
+        Some("service"),
+    ),
+    (
+        |f| {
+            unlisted(f, None);
+            f.name = None;
+            f.asked = Asked::parse("192.0.2.1", false).expect("a target");
+        },
+        "NotOurs",
+        "no address of a ServiceEntry that clients of default see",
+        Some("frontend"),
+    ),
+    (
+        |f| {
+            let service = f.services.get_mut(&0).expect("a service");
+            service.backends = vec![live("fd00::1", 1.0)];
+            service.wanted = vec![backend("fd00::1")];
+        },
+        "FamilyMismatch",
+        "all backends of 240.240.0.1:80 are IPv6",
+        None,
+    ),
+];
+
+#[test]
+fn every_cause_is_named_at_the_step_where_the_way_ends() {
+    for (change, reason, words, step) in CAUSES {
+        let mut facts = working();
+        change(&mut facts);
+        let explanation = explain(&facts);
+        let cause = explanation.cause.as_ref().unwrap_or_else(|| panic!("{reason}: no cause"));
+        assert_eq!(cause.reason, *reason, "{explanation:#?}");
+        assert!(cause.message.contains(words), "{reason}: `{words}` is not in: {}", cause.message);
+        assert!(!explanation.reachable);
+        if let Some(step) = step {
+            let last = explanation.steps.last().map(|step| (step.step.as_str(), step.ok));
+            assert_eq!(last, Some((*step, false)), "{reason}: {explanation:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_way_that_works_has_every_step_and_no_cause() {
+    let explanation = explain(&working());
+    assert!(explanation.reachable, "{explanation:#?}");
+    let steps: Vec<_> = explanation.steps.iter().map(|step| step.step.as_str()).collect();
+    assert_eq!(steps, ["client", "name", "frontend", "service", "backend"]);
+    assert!(explanation.steps.iter().all(|step| step.ok));
+    assert_eq!(explanation.warnings, []);
+    let backend = &explanation.backends[0];
+    assert_eq!((backend.address, backend.port, backend.for_port), (ip("10.0.0.1"), 9000, 80));
+    assert_eq!(
+        (backend.source.as_str(), backend.age_secs, backend.share_percent),
+        ("backend.test", Some(3), 100.0)
+    );
+}
+
+#[test]
+fn what_surprises_but_works_is_a_warning() {
+    let rows: &[Row] = &[
+        (
+            |f| f.client = Client::Anybody { enrolled: 0 },
+            "NothingEnrolled",
+            "no cgroup is enrolled for namespace default",
+            None,
+        ),
+        (|f| f.agent.synced = false, "NotSynced", "not read all objects", None),
+        (|f| f.agent.dns_served = false, "DnsNotServed", "does not answer", None),
+        (
+            |f| {
+                trouble(f, Trouble::Failed("refused".into()));
+                let about = f.sources.get_mut("backend.test").expect("a source");
+                (about.age_secs, about.stale) = (Some(90), true);
+            },
+            "StaleDns",
+            "backend.test are 90 s old and could not be refreshed: refused",
+            None,
+        ),
+        (
+            |f| {
+                let errors = vec!["spec.hosts: missing".to_owned()];
+                name(f).rejected = vec![RejectedFacts { object: "ServiceEntry b/b".into(), errors }];
+            },
+            "Rejected",
+            "ServiceEntry b/b was rejected",
+            None,
+        ),
+        (
+            |f| {
+                let mut younger = entry("younger");
+                younger.serves.clear();
+                name(f).entries.push(younger);
+            },
+            "Shadowed",
+            "default/younger names a.test, too",
+            None,
+        ),
+        (
+            |f| f.services.get_mut(&0).expect("a service").wanted.push(backend("10.0.0.2")),
+            "MapsDiffer",
+            "should also lead to 10.0.0.2:9000",
+            None,
+        ),
+        (
+            |f| f.services.get_mut(&0).expect("a service").wanted.clear(),
+            "MapsDiffer",
+            "should no longer lead to 10.0.0.1:9000",
+            None,
+        ),
+        (
+            |f| {
+                let service = f.services.get_mut(&0).expect("a service");
+                service.backends = vec![live("10.0.0.1", 0.75), live("fd00::1", 0.25)];
+                service.wanted = vec![backend("10.0.0.1"), backend("fd00::1")];
+            },
+            "FamilyMismatch",
+            "25 % of the connections to 240.240.0.1:80 fail",
+            None,
+        ),
+    ];
+    for (change, reason, words, _) in rows {
+        let mut facts = working();
+        change(&mut facts);
+        let explanation = explain(&facts);
+        assert!(explanation.reachable, "{reason}: {explanation:#?}");
+        let warning = explanation.warnings.iter().find(|warning| warning.reason == *reason);
+        let warning = warning.unwrap_or_else(|| panic!("{reason}: {explanation:#?}"));
+        assert!(warning.message.contains(words), "{reason}: `{words}` is not in: {}", warning.message);
+    }
+}
+
+#[test]
+fn one_address_that_works_is_enough_and_the_other_is_told() {
+    let mut facts = working();
+    let mut second = facts.dials[0].clone();
+    second.address = ip("2001:2::1");
+    second.lookups[0].service = None;
+    facts.dials.push(second);
+    let explanation = explain(&facts);
+    assert!(explanation.reachable, "{explanation:#?}");
+    assert_eq!(explanation.warnings[0].reason, "MapsDiffer");
+}
+
+#[test]
+fn a_port_that_fails_does_not_hide_one_that_works() {
+    let mut facts = working();
+    unlisted(&mut facts, Some(Unlisted::Refuse));
+    let works = working().dials.remove(0);
+    facts.dials.push(works);
+    let explanation = explain(&facts);
+    assert_eq!(explanation.cause.map(|cause| cause.reason).as_deref(), Some("PortNotListed"));
+    assert_eq!(explanation.backends.len(), 1);
+}
+
+#[test]
+fn a_namespaces_own_view_is_looked_up_before_the_meshs() {
+    let mut facts = working();
+    let own = Lookup { scope: Scope::Namespace(Namespace::new("shop")), service: None, unlisted: None };
+    facts.dials[0].lookups.insert(0, own);
+    assert!(explain(&facts).reachable);
+    // An address that the own view knows hides the mesh's frontends.
+    facts.dials[0].lookups[0].unlisted = Some(Unlisted::Refuse);
+    (facts.dials[0].own, facts.dials[0].winner) = (None, None);
+    assert!(!explain(&facts).reachable);
+}
+
+#[test]
+fn shares_follow_the_alias_table() {
+    let slots = [
+        Slot { backend: 1, alias: 2, threshold: 1 << 31 },
+        Slot { backend: 2, alias: 2, threshold: u32::MAX },
+    ];
+    let shares = shares(&slots);
+    assert_eq!(shares, [(1, 0.25), (2, 0.75)].into());
+    assert_eq!(super::shares(&[]), BTreeMap::new());
+}
+
+#[test]
+fn a_target_is_a_host_or_an_address_with_or_without_a_port() {
+    for (text, wanted) in [
+        ("a.test", Some((Some("a.test"), None, None))),
+        ("A.Test.:80", Some((Some("a.test"), None, Some(80)))),
+        ("*.a.test", Some((Some("*.a.test"), None, None))),
+        ("10.0.0.1", Some((None, Some("10.0.0.1"), None))),
+        ("10.0.0.1:53", Some((None, Some("10.0.0.1"), Some(53)))),
+        ("::1", Some((None, Some("::1"), None))),
+        ("[::1]", Some((None, Some("::1"), None))),
+        ("[::1]:53", Some((None, Some("::1"), Some(53)))),
+        ("::ffff:10.0.0.1", Some((None, Some("10.0.0.1"), None))),
+        ("http://a.test/", None),
+        ("a.test:0", None),
+        ("10.0.0.1:0", None),
+        ("a.test:http", None),
+        (":80", None),
+        ("", None),
+    ] {
+        let parsed = Asked::parse(text, false).ok();
+        let parsed = parsed.map(|asked| {
+            (asked.host.map(|host| host.to_string()), asked.address.map(|a| a.to_string()), asked.port)
+        });
+        let wanted =
+            wanted.map(|(host, address, port)| (host.map(str::to_owned), address.map(str::to_owned), port));
+        assert_eq!(parsed, wanted, "{text}");
+    }
+}
