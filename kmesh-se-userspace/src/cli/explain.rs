@@ -74,9 +74,10 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
 }
 
 fn text(explanation: &Explanation, out: &mut Text<'_>) -> io::Result<()> {
-    let mut table = Table::new(["", "STEP", "FOUND"]);
+    let mut table = Table::new(["WELL", "STEP", "FOUND"]);
     for step in &explanation.steps {
-        let mark = if step.ok { Cell::with_mood("ok", Mood::Good) } else { Cell::with_mood("no", Mood::Bad) };
+        let mark =
+            if step.ok { Cell::with_mood("yes", Mood::Good) } else { Cell::with_mood("no", Mood::Bad) };
         table.row([mark, Cell::from(step.step.as_str()), Cell::from(step.detail.as_str())]);
     }
     table.write(out)?;

@@ -176,14 +176,16 @@ pub(super) fn no_frontend(facts: &Facts, dial: &Dial, unlisted: Option<Unlisted>
             ),
         );
     }
-    let fate = match unlisted {
-        Some(Unlisted::Refuse) => "refused",
-        _ => "passed through",
+    let fate = match (unlisted, dial.transport) {
+        (Some(Unlisted::Refuse), Transport::Tcp) => "connections are refused",
+        // A connect of a datagram socket passes: resolver libraries do so only to sort addresses.
+        (Some(Unlisted::Refuse), Transport::Udp) => "datagrams are refused",
+        (Some(Unlisted::Pass) | None, _) => "connections are passed through",
     };
     Cause::new(
         "PortNotListed",
         format!(
-            "{} has no port {}/{}, so the connection is {fate}: it has {}",
+            "{} has no port {}/{}, so {fate}: it has {}",
             name.host,
             dial.port,
             word(dial.transport),
