@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{CgroupAttachMode, CgroupSockAddr, ProgramError},
+    programs::{CgroupAttachMode, Program, ProgramError},
     util::KernelVersion,
 };
 use kmesh_se_common::limits as l;
@@ -23,9 +23,10 @@ use crate::sink::Capacities;
 /// The programs, with BTF, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KMESH_SE_BPF_OBJECT"));
 
-/// The programs in the order of attaching: those that restore addresses before those that rewrite them, so that no reply
-/// is seen under a backend's address.
-const PROGRAMS: [&str; 8] = [
+/// The programs in the order of attaching: those that clean up and restore addresses before those that rewrite them, so
+/// that no reply is seen under a backend's address.
+const PROGRAMS: [&str; 9] = [
+    "kmse_release",
     "kmse_peer4",
     "kmse_peer6",
     "kmse_recvmsg4",
@@ -153,9 +154,12 @@ pub fn check_place(cgroup: &Path) -> Result<(), LoadError> {
 /// # Errors
 /// [`LoadError`], each naming what is missing.
 pub fn load(cgroup: &Path, capacities: &Capacities) -> Result<(Unattached, LoadedMaps), LoadError> {
-    let set_retval = u8::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 18, 0)));
+    let since =
+        |minor| u8::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, minor, 0)));
+    let (set_retval, mptcp) = (since(18), since(19));
     let mut ebpf = EbpfLoader::new()
         .override_global("KMSE_SET_RETVAL", &set_retval, true)
+        .override_global("KMSE_MPTCP", &mptcp, true)
         .map_max_entries(l::MAP_ENROL, capacities.workloads)
         .map_max_entries(l::MAP_FRONTEND, capacities.frontends)
         .map_max_entries(l::MAP_ADDRESS, capacities.addresses)
@@ -166,9 +170,13 @@ pub fn load(cgroup: &Path, capacities: &Capacities) -> Result<(Unattached, Loade
         .load(OBJECT)
         .map_err(|e| LoadError::Object { kernel: kernel(), error: chain(&e) })?;
     for name in PROGRAMS {
-        program(&mut ebpf, name)
-            .and_then(CgroupSockAddr::load)
-            .map_err(|e| program_error(name, "load", &e))?;
+        let load = |program: &mut Program| match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        let done = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded).and_then(load);
+        done.map_err(|e| program_error(name, "load", &e))?;
     }
     let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
     let maps = names.into_iter().filter_map(|name| Some((name.clone(), ebpf.take_map(&name)?))).collect();
@@ -193,9 +201,14 @@ impl Unattached {
         let mut programs = Vec::new();
         for name in PROGRAMS {
             let attach = |ebpf: &mut Ebpf| -> Result<u32, ProgramError> {
-                let program = program(ebpf, name)?;
+                let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
                 // The kernel takes no other mode for links; several programs can be attached all the same.
-                program.attach(cgroup.as_fd(), CgroupAttachMode::Single)?;
+                let mode = CgroupAttachMode::Single;
+                match program {
+                    Program::CgroupSockAddr(program) => program.attach(cgroup.as_fd(), mode).map(|_| ())?,
+                    Program::CgroupSock(program) => program.attach(cgroup.as_fd(), mode).map(|_| ())?,
+                    _ => return Err(ProgramError::UnexpectedProgramType),
+                }
                 Ok(program.info()?.id())
             };
             let id = attach(&mut self.ebpf).map_err(|e| program_error(name, "attach", &e))?;
@@ -203,10 +216,6 @@ impl Unattached {
         }
         Ok(Loaded { programs, cgroup: self.cgroup, _ebpf: self.ebpf })
     }
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, ProgramError> {
-    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
 fn program_error(program: &'static str, action: &'static str, error: &ProgramError) -> LoadError {

@@ -84,6 +84,9 @@ pub enum MapError {
         /// The kernel's answer.
         error: String,
     },
+    /// A service has more backends than its run of slots can have.
+    #[error("a service has more than {} backends of one family; list fewer", u16::MAX)]
+    Service,
     /// Cgroups are enrolled at too many different depths.
     #[error("cgroups are enrolled at more than {MAX_LEVELS} different depths of the tree; enrol fewer")]
     Levels,
@@ -96,6 +99,7 @@ impl MapError {
         match self {
             Self::Full { .. } => "MapFull",
             Self::Sys { .. } => "MapWriteFailed",
+            Self::Service => "TooManyBackends",
             Self::Levels => "TooManyCgroupDepths",
         }
     }
@@ -307,11 +311,11 @@ impl<M: Maps> Sink<M> {
         self.maps.wait_for_readers()?;
         let limbo = std::mem::take(&mut self.limbo);
         for id in limbo.services {
-            self.maps.set_service(id, Service { slot_base: 0, slot_count: 0 })?;
+            self.maps.set_service(id, Service::EMPTY)?;
             self.service_ids.free(id, 1);
         }
         for run in limbo.slots {
-            self.slot_ids.free(run.slot_base, run.slot_count);
+            self.slot_ids.free(run.slot_base, run.slot_count());
         }
         for id in limbo.backends {
             self.backend_ids.free(id, 1);
@@ -358,7 +362,7 @@ impl<M: Maps> Sink<M> {
 
     /// Puts what an old run used in limbo.
     fn retire(&mut self, slots: Service, backends: Vec<(IpAddr, u16)>) {
-        if slots.slot_count > 0 {
+        if slots.slot_count() > 0 {
             self.limbo.slots.push(slots);
         }
         self.drop_backends(backends.into_iter());
@@ -406,25 +410,35 @@ impl<M: Maps> Sink<M> {
         }
     }
 
+    /// Writes a run of slots for each family, IPv4 first.
     fn write_slots(&mut self, backends: &[Backend], ids: &[u32]) -> Result<Service, MapError> {
-        let slot_count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        if slot_count == 0 {
-            return Ok(Service { slot_base: 0, slot_count: 0 });
+        let of = |v4: bool| -> Vec<(u32, u32)> {
+            let family = backends.iter().zip(ids).filter(|(backend, _)| backend.address.is_ipv4() == v4);
+            family.map(|(backend, id)| (*id, backend.weight)).collect()
+        };
+        let (v4, v6) = (of(true), of(false));
+        let count = |run: &[(u32, u32)]| u16::try_from(run.len()).map_err(|_| MapError::Service);
+        let (v4_count, v6_count) = (count(&v4)?, count(&v6)?);
+        let mut service = Service { slot_base: 0, v4_count, v6_count };
+        if service.slot_count() == 0 {
+            return Ok(Service::EMPTY);
         }
-        let slot_base = self.allocate(Pool::Slots, slot_count)?;
-        let weights: Vec<u32> = backends.iter().map(|b| b.weight).collect();
-        for (offset, column) in (0..).zip(alias::table(&weights)) {
-            let slot = maps::Slot {
-                backend: ids[column.own],
-                alias: ids[column.alias],
+        service.slot_base = self.allocate(Pool::Slots, service.slot_count())?;
+        let columns = [v4, v6].into_iter().flat_map(|run| {
+            let weights: Vec<u32> = run.iter().map(|(_, weight)| *weight).collect();
+            alias::table(&weights).into_iter().map(move |column| maps::Slot {
+                backend: run[column.own].0,
+                alias: run[column.alias].0,
                 threshold: column.threshold,
-            };
-            if let Err(error) = self.maps.set_slot(slot_base + offset, slot) {
-                self.slot_ids.free(slot_base, slot_count);
+            })
+        });
+        for (slot, value) in (service.slot_base..).zip(columns) {
+            if let Err(error) = self.maps.set_slot(slot, value) {
+                self.slot_ids.free(service.slot_base, service.slot_count());
                 return Err(error);
             }
         }
-        Ok(Service { slot_base, slot_count })
+        Ok(service)
     }
 
     /// A run of free ids; when there is none, those in limbo are freed first.
