@@ -67,8 +67,13 @@ pub const MAX_SERVICES: u32 = 65_536;
 pub const MAX_SLOTS: u32 = 524_288;
 /// Default number of backends.
 pub const MAX_BACKENDS: u32 = 262_144;
-/// Capacity of the table of further datagram peers.
+/// Capacity of the table of further datagram peers, which have two rows each. When it is full, the peer that was used least
+/// recently is forgotten: its next answer shows the backend's own address.
 pub const MAX_UDP_PEERS: u32 = 65_536;
+/// How many rows of that table are removed at once when their socket is closed; the kernel forgets the rest by age.
+pub const MAX_UDP_RELEASE: u32 = 1024;
+/// How many backends are looked through to find out whether a service still lists the one that a datagram socket uses.
+pub const MAX_KEEP_SCAN: u32 = 64;
 /// Most resolvers whose port 53 is captured; each has a listener port for each namespace.
 pub const MAX_RESOLVERS: u32 = 8;
 /// Size of the event ring buffer, bytes.

@@ -77,14 +77,39 @@ pub const UNLISTED_PASS: u32 = 0;
 pub const UNLISTED_REFUSE: u32 = 1;
 
 /// Where a service's slots lie: value of `kmse_service`. Read and written as one aligned 8-byte word, so a reader sees
-/// the old run or the new one.
+/// the old runs or the new ones. Each family has a run of its own, IPv4 first: who dials an address of one family gets a
+/// backend of that family, and one of the other only when there is none.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
     /// First slot in `kmse_slot`.
     pub slot_base: u32,
-    /// Number of slots; 0: no backend.
-    pub slot_count: u32,
+    /// Number of slots with IPv4 backends, from `slot_base`.
+    pub v4_count: u16,
+    /// Number of slots with IPv6 backends, behind those.
+    pub v6_count: u16,
+}
+
+impl Service {
+    /// A service without backends.
+    pub const EMPTY: Self = Self { slot_base: 0, v4_count: 0, v6_count: 0 };
+
+    /// The number of slots of both runs.
+    #[must_use]
+    pub const fn slot_count(self) -> u32 {
+        self.v4_count as u32 + self.v6_count as u32
+    }
+
+    /// First slot and number of slots for who dials an address of this family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn run(self, v4: bool) -> (u32, u32) {
+        if self.v6_count == 0 || (v4 && self.v4_count > 0) {
+            (self.slot_base, self.v4_count as u32)
+        } else {
+            (self.slot_base + self.v4_count as u32, self.v6_count as u32)
+        }
+    }
 }
 
 /// One column of Vose's alias table: value of `kmse_slot`.
@@ -140,7 +165,7 @@ impl Mapping {
         vip_port: 0,
         backend_port: 0,
         service: NO_SERVICE,
-        slots: Service { slot_base: 0, slot_count: 0 },
+        slots: Service::EMPTY,
     };
 }
 
@@ -150,34 +175,65 @@ impl Mapping {
 pub struct SockState {
     /// Made by `connect`; what `getpeername` shows.
     pub connected: Mapping,
-    /// Made by the first unconnected `sendmsg`; further peers are in `kmse_udp`.
+    /// Made by the first unconnected `sendmsg` and never changed, but for [`Mapping::slots`]: threads may share a
+    /// datagram socket. What comes later is in `kmse_udp`, and has precedence.
     pub sent: Mapping,
+    /// The newest row of this socket in `kmse_udp`; its port is 0 when there is none.
+    pub newest: UdpLink,
+    /// How many threads have tried to be the first to send; who finds a 1 after adding one writes `sent`.
+    pub claims: u64,
 }
 
-/// A further peer of a datagram socket: key of `kmse_udp`.
+/// A row of one socket in `kmse_udp`: which address, and which way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpLink {
+    /// The address.
+    pub addr: Addr16,
+    /// The port, host order.
+    pub port: u16,
+    /// [`UDP_DIALLED`] or [`UDP_BACKEND`].
+    pub way: u8,
+    #[doc(hidden)]
+    pub _pad: [u8; 5],
+}
+
+impl UdpLink {
+    /// No row.
+    pub const NONE: Self = Self { addr: [0; 16], port: 0, way: 0, _pad: [0; 5] };
+}
+
+/// [`UdpLink::way`] from a virtual address to the backend that this socket keeps for it.
+pub const UDP_DIALLED: u8 = 0;
+/// [`UdpLink::way`] from a backend back to the address that was dialled last to reach it.
+pub const UDP_BACKEND: u8 = 1;
+
+/// An address that a datagram socket sends to or hears from: key of `kmse_udp`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpKey {
     /// The socket's cookie.
     pub cookie: u64,
-    /// The backend's address.
-    pub addr: Addr16,
-    /// The backend's port, host order.
-    pub port: u16,
-    #[doc(hidden)]
-    pub _pad: [u8; 6],
+    /// The address.
+    pub at: UdpLink,
 }
 
-/// Value of `kmse_udp`: what the client sent to.
+/// Value of `kmse_udp`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpPeer {
-    /// The virtual address.
-    pub vip: Addr16,
-    /// The virtual port, host order.
-    pub vip_port: u16,
+    /// The backend, or the address that was dialled.
+    pub addr: Addr16,
+    /// Its port, host order.
+    pub port: u16,
     #[doc(hidden)]
-    pub _pad: [u8; 6],
+    pub _pad: u16,
+    /// As [`Mapping::service`]; only of [`UDP_DIALLED`].
+    pub service: u32,
+    /// As [`Mapping::slots`]; only of [`UDP_DIALLED`].
+    pub slots: Service,
+    /// The row that was made before this one, for removing them all when the socket is closed.
+    pub older: UdpLink,
 }
 
 /// The one value of `kmse_config`.
@@ -331,9 +387,10 @@ const _: () = {
     assert!(size_of::<Slot>() == 12);
     assert!(size_of::<Backend>() == 20);
     assert!(size_of::<Mapping>() == 48 && offset_of!(Mapping, service) == 36);
-    assert!(size_of::<SockState>() == 96);
-    assert!(size_of::<UdpKey>() == 32 && offset_of!(UdpKey, port) == 24);
-    assert!(size_of::<UdpPeer>() == 24);
+    assert!(size_of::<SockState>() == 128 && offset_of!(SockState, claims) == 120);
+    assert!(size_of::<UdpLink>() == 24 && offset_of!(UdpLink, way) == 18);
+    assert!(size_of::<UdpKey>() == 32);
+    assert!(size_of::<UdpPeer>() == 56 && offset_of!(UdpPeer, older) == 32);
     assert!(size_of::<Config>() == 56 && offset_of!(Config, heartbeat_ns) == 40);
     assert!(size_of::<Config>() == 56 && offset_of!(Config, flags) == 28);
     assert!(size_of::<Event>() == 48 && offset_of!(Event, addr) == 24);
@@ -361,6 +418,7 @@ mod pod {
         Backend,
         Mapping,
         SockState,
+        UdpLink,
         UdpKey,
         UdpPeer,
         Config,

@@ -11,38 +11,46 @@ use crate::{
     lookup::{self, Target},
     peer, pick,
     sock::{self, ECONNREFUSED, EHOSTUNREACH, Endpoint, Family, IPPROTO_TCP, PROCEED},
+    udp,
 };
 
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(proto) = sock::transport(ctx) else { return PROCEED };
-    let to = F::read(ctx);
-    let Some((workload, config)) = enrol::caller() else { return pass(ctx, to) };
+    let to = F::dialled(ctx);
+    let Some((workload, config)) = enrol::caller() else { return pass(ctx, to, proto) };
 
     if let Some(listener) = dns::listener(workload, config, to) {
+        if proto == IPPROTO_TCP && sock::is_mptcp(ctx) {
+            return PROCEED;
+        }
         count::add(Outcome::DnsCaptured);
-        return rewrite::<F>(ctx, to, listener, NO_SERVICE, Service { slot_base: 0, slot_count: 0 });
+        return rewrite::<F>(ctx, proto, peer::mapping(to, listener, NO_SERVICE, Service::EMPTY), listener);
     }
     if dns::is_listener(workload, config, to) {
         count::refused(Outcome::ListenerDialled, workload, to, proto);
         return sock::refuse(ECONNREFUSED);
     }
-    let service = match lookup::find(workload, to, proto) {
+    let target = lookup::find(workload, to, proto);
+    if proto == IPPROTO_TCP && !matches!(target, Target::Pass) && sock::is_mptcp(ctx) {
+        return PROCEED;
+    }
+    let service = match target {
         Target::Service(service) => service,
         // Resolver libraries connect a datagram socket to each address only to sort them: not a refusal.
         Target::Refuse if proto == IPPROTO_TCP => {
             count::refused(Outcome::PortNotListed, workload, to, proto);
             return sock::refuse(ECONNREFUSED);
         }
-        Target::Refuse | Target::Pass => return pass(ctx, to),
+        Target::Refuse | Target::Pass => return pass(ctx, to, proto),
     };
     let slots = pick::slots(service);
-    let outcome = match pick::backend(slots) {
+    let outcome = match pick::backend(slots, to) {
         Some(backend) if F::reaches(&backend.addr) => {
             count::add(Outcome::Connected);
             count::service_connect(service);
             count::trace_connect(config, workload, to, backend, service, proto);
-            return rewrite::<F>(ctx, to, backend, service, slots);
+            return rewrite::<F>(ctx, proto, peer::mapping(to, backend, service, slots), backend);
         }
         Some(_) => Outcome::FamilyMismatch,
         None => Outcome::NoBackend,
@@ -53,24 +61,28 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn rewrite<F: Family>(
-    ctx: &SockAddrContext,
-    vip: Endpoint,
-    backend: Endpoint,
-    service: u32,
-    slots: Service,
-) -> i32 {
-    peer::remember_connect(ctx, peer::mapping(vip, backend, service, slots));
+fn rewrite<F: Family>(ctx: &SockAddrContext, proto: u8, mapping: Mapping, backend: Endpoint) -> i32 {
+    match peer::state_or_new(ctx) {
+        Some(state) => {
+            state.connected = mapping;
+            if proto != IPPROTO_TCP {
+                udp::name_if_named(ctx, state, backend, peer::vip(&mapping));
+            }
+        }
+        None => count::add(Outcome::NotRemembered),
+    }
     F::write(ctx, backend);
     PROCEED
 }
 
 /// Lets a connect go where it was dialled, and forgets what an earlier connect or datagram of this socket left.
 #[inline(always)]
-fn pass(ctx: &SockAddrContext, to: Endpoint) -> i32 {
+fn pass(ctx: &SockAddrContext, to: Endpoint, proto: u8) -> i32 {
     if let Some(state) = peer::state(ctx) {
         state.connected = Mapping::EMPTY;
-        peer::forget_peer(ctx, state, to);
+        if proto != IPPROTO_TCP {
+            udp::name_if_named(ctx, state, to, to);
+        }
     }
     PROCEED
 }

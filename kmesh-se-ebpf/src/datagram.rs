@@ -3,23 +3,30 @@
 //! In: the address of one datagram. Out: a backend's address on the way out, the virtual one on the way back. Never: a
 //! renamed sender that is not the backend of a remembered mapping.
 
-use aya_ebpf::{bindings::BPF_ANY, programs::SockAddrContext};
+use aya_ebpf::programs::SockAddrContext;
 use kmesh_se_common::{
-    addr::words,
-    maps::{Mapping, NO_SERVICE, Outcome, Service, SockState, UdpPeer},
+    addr::is_v4_mapped,
+    maps::{NO_SERVICE, Outcome, Service},
 };
 
 use crate::{
     count, dns, enrol,
     lookup::{self, Target},
-    maps::UDP,
     peer, pick,
     sock::{self, ECONNREFUSED, EHOSTUNREACH, Endpoint, Family, IPPROTO_UDP, PROCEED},
+    udp,
 };
 
 #[inline(always)]
 pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
-    let to = F::read(ctx);
+    // UDP-Lite comes here too.
+    if sock::transport(ctx) != Some(IPPROTO_UDP) {
+        return PROCEED;
+    }
+    let to = F::dialled(ctx);
+    if is_v4_mapped(&to.addr) && udp::is_send_to_peer(ctx, to) {
+        return PROCEED;
+    }
     let Some((workload, config)) = enrol::caller() else { return pass(ctx, to) };
 
     if let Some(listener) = dns::listener(workload, config, to) {
@@ -27,7 +34,7 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
             return pass(ctx, to);
         }
         count::add(Outcome::DnsCaptured);
-        return rewrite::<F>(ctx, to, listener, NO_SERVICE, Service { slot_base: 0, slot_count: 0 });
+        return rewrite::<F>(ctx, to, listener, NO_SERVICE, Service::EMPTY);
     }
     if dns::is_listener(workload, config, to) {
         count::refused(Outcome::ListenerDialled, workload, to, IPPROTO_UDP);
@@ -42,7 +49,7 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
         Target::Pass => return pass(ctx, to),
     };
     let slots = pick::slots(service);
-    let outcome = match kept(ctx, to, service, slots).or_else(|| pick::backend(slots)) {
+    let outcome = match udp::kept(ctx, to, service, slots).or_else(|| pick::backend(slots, to)) {
         Some(backend) if F::sends_to(&backend.addr) => {
             count::add(Outcome::Sent);
             return rewrite::<F>(ctx, to, backend, service, slots);
@@ -55,18 +62,6 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     sock::refuse(EHOSTUNREACH)
 }
 
-/// The backend that this socket used last for `vip`, while the service's slots have not changed since.
-#[inline(always)]
-fn kept(ctx: &SockAddrContext, vip: Endpoint, service: u32, slots: Service) -> Option<Endpoint> {
-    let sent = &peer::state(ctx)?.sent;
-    let same = sent.service == service
-        && sent.slots == slots
-        && sent.vip_port == vip.port
-        && sent.backend_port != 0
-        && words(&sent.vip) == vip.addr;
-    same.then(|| Endpoint { addr: words(&sent.backend), port: sent.backend_port })
-}
-
 #[inline(always)]
 fn rewrite<F: Family>(
     ctx: &SockAddrContext,
@@ -76,60 +71,25 @@ fn rewrite<F: Family>(
     slots: Service,
 ) -> i32 {
     match peer::state_or_new(ctx) {
-        Some(state) => remember_sent(ctx, state, peer::mapping(vip, backend, service, slots), backend),
+        Some(state) => udp::sent(ctx, state, &peer::mapping(vip, backend, service, slots)),
         None => count::add(Outcome::NotRemembered),
     }
     F::write(ctx, backend);
     PROCEED
 }
 
-/// The first peer is remembered in the socket itself, further ones in the shared table.
-#[inline(always)]
-fn remember_sent(ctx: &SockAddrContext, state: &mut SockState, mapping: Mapping, backend: Endpoint) {
-    let is_first = state.sent.backend_port == 0;
-    if is_first || peer::vip_of(&state.sent, backend).is_some() {
-        if is_first && mapping.service != NO_SERVICE {
-            count::service_connect(mapping.service);
-        }
-        state.sent = mapping;
-        return;
-    }
-    let value = UdpPeer { vip: mapping.vip, vip_port: mapping.vip_port, _pad: [0; 6] };
-    if UDP.insert(peer::udp_key(ctx, backend), value, u64::from(BPF_ANY)).is_err() {
-        count::add(Outcome::NotRemembered);
-    }
-}
-
-/// Lets a datagram go where it was addressed; replies from there are shown as they are.
 #[inline(always)]
 fn pass(ctx: &SockAddrContext, to: Endpoint) -> i32 {
-    if let Some(state) = peer::state(ctx) {
-        peer::forget_peer(ctx, state, to);
-    }
+    udp::passed(ctx, to);
     PROCEED
 }
 
 #[inline(always)]
 pub(crate) fn recvmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
-    let Some(state) = peer::state(ctx) else { return PROCEED };
-    let from = F::read(ctx);
-    if let Some(vip) = sender(ctx, state, from)
-        && F::reaches(&vip.addr)
+    if let Some(name) = udp::sender(ctx, F::read(ctx))
+        && F::reaches(&name.addr)
     {
-        F::write(ctx, vip);
+        F::write(ctx, name);
     }
     PROCEED
-}
-
-/// The address that the client knows `from` by.
-#[inline(always)]
-fn sender(ctx: &SockAddrContext, state: &SockState, from: Endpoint) -> Option<Endpoint> {
-    if let Some(vip) = peer::vip_of(&state.sent, from) {
-        return Some(vip);
-    }
-    // SAFETY: the value is copied at once.
-    if let Some(peer) = unsafe { UDP.get(peer::udp_key(ctx, from)) } {
-        return Some(Endpoint { addr: words(&peer.vip), port: peer.vip_port });
-    }
-    peer::vip_of(&state.connected, from)
 }

@@ -4,6 +4,7 @@
 //! hot path.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -20,8 +21,12 @@ mod maps;
 mod peer;
 mod pick;
 mod sock;
+mod udp;
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
+};
 
 use crate::sock::{V4, V6};
 
@@ -71,6 +76,13 @@ pub fn kmse_peer4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn kmse_peer6(ctx: SockAddrContext) -> i32 {
     peer::getpeername::<V6>(&ctx)
+}
+
+/// close(2) of an inet socket.
+#[cgroup_sock(sock_release)]
+pub fn kmse_release(ctx: SockContext) -> i32 {
+    udp::released(&ctx);
+    sock::PROCEED
 }
 
 #[unsafe(link_section = "license")]

@@ -55,3 +55,6 @@ pub(crate) static RESOLVER: HashMap<Addr16, Resolver, RESOLVERS> = HashMap::new(
 /// Whether the kernel has `bpf_set_retval` (Linux 5.18); the loader sets it. Elsewhere a refusal is `EPERM`.
 #[unsafe(no_mangle)]
 pub(crate) static KMSE_SET_RETVAL: u8 = 0;
+/// Whether the kernel has `bpf_skc_to_mptcp_sock` (Linux 5.19); the loader sets it. Elsewhere MPTCP is taken for TCP.
+#[unsafe(no_mangle)]
+pub(crate) static KMSE_MPTCP: u8 = 0;

@@ -1,17 +1,16 @@
-//! What is remembered for a socket.
+//! What is remembered for a socket, and what `getpeername` shows.
 //!
-//! In: mappings made by connect and sendmsg. Out: the address that the client dialled, where it asks for its peer.
-//! Never: a mapping that does not fit the socket's real peer.
+//! In: mappings made by connect. Out: the address that the client dialled, where it asks for its peer. Never: a name for a
+//! socket whose last connect was not rewritten.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_get_socket_cookie, programs::SockAddrContext};
+use aya_ebpf::programs::SockAddrContext;
 use kmesh_se_common::{
     addr::{from_words, words},
-    maps::{Mapping, Outcome, Service, SockState, UdpKey},
+    maps::{Mapping, Service, SockState},
 };
 
 use crate::{
-    count,
-    maps::{SK, UDP},
+    maps::SK,
     sock::{Endpoint, Family, PROCEED},
 };
 
@@ -27,63 +26,44 @@ pub(crate) fn mapping(vip: Endpoint, backend: Endpoint, service: u32, slots: Ser
     }
 }
 
-/// The address that `mapping` gives for a peer that is really `peer`.
+/// The address that was dialled.
 #[inline(always)]
-pub(crate) fn vip_of(mapping: &Mapping, peer: Endpoint) -> Option<Endpoint> {
-    let fits = mapping.backend_port == peer.port
-        && mapping.backend_port != 0
-        && words(&mapping.backend) == peer.addr;
-    fits.then(|| Endpoint { addr: words(&mapping.vip), port: mapping.vip_port })
+pub(crate) fn vip(mapping: &Mapping) -> Endpoint {
+    Endpoint { addr: words(&mapping.vip), port: mapping.vip_port }
+}
+
+/// What it was replaced by.
+#[inline(always)]
+pub(crate) fn backend(mapping: &Mapping) -> Endpoint {
+    Endpoint { addr: words(&mapping.backend), port: mapping.backend_port }
 }
 
 /// What is remembered for the socket, if anything.
 #[inline(always)]
 pub(crate) fn state(ctx: &SockAddrContext) -> Option<&'static mut SockState> {
-    // SAFETY: the socket is the context's; null means none. The kernel serialises the calls on one socket.
+    // SAFETY: the socket is the context's; null means none. Connects of one socket exclude each other; what several
+    // threads may send at once is written as the fields say.
     unsafe { SK.get_ptr_mut(ctx).as_mut() }
 }
 
 /// The same, made when there is none; none when the kernel has no memory for it.
 #[inline(always)]
 pub(crate) fn state_or_new(ctx: &SockAddrContext) -> Option<&'static mut SockState> {
-    // SAFETY: as `state`; a new value is all zero, which is two empty mappings.
+    // SAFETY: as `state`; a new value is all zero, which is two empty mappings and no row.
     unsafe { SK.get_or_insert_ptr_mut(ctx, None).as_mut() }
 }
 
-/// Remembers the mapping of a connect.
-#[inline(always)]
-pub(crate) fn remember_connect(ctx: &SockAddrContext, mapping: Mapping) {
-    match state_or_new(ctx) {
-        Some(state) => state.connected = mapping,
-        None => count::add(Outcome::NotRemembered),
-    }
-}
-
-/// Forgets every mapping that would rename datagrams from `peer`, which the client now dialled itself.
-#[inline(always)]
-pub(crate) fn forget_peer(ctx: &SockAddrContext, state: &mut SockState, peer: Endpoint) {
-    if vip_of(&state.sent, peer).is_some() {
-        state.sent = Mapping::EMPTY;
-    }
-    let _absent = UDP.remove(udp_key(ctx, peer));
-}
-
-/// The key of a further datagram peer.
-#[inline(always)]
-pub(crate) fn udp_key(ctx: &SockAddrContext, peer: Endpoint) -> UdpKey {
-    // SAFETY: the helper takes this context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    UdpKey { cookie, addr: from_words(peer.addr), port: peer.port, _pad: [0; 6] }
-}
-
-/// getpeername(2): the address that the client dialled, when the real peer is the backend it became.
+/// getpeername(2): the address that the client dialled. The socket's real peer need not be the backend, which a program of
+/// a cgroup above may have replaced once more; every connect of this socket sets or clears the mapping.
 #[inline(always)]
 pub(crate) fn getpeername<F: Family>(ctx: &SockAddrContext) -> i32 {
     if let Some(state) = state(ctx)
-        && let Some(vip) = vip_of(&state.connected, F::read(ctx))
-        && F::reaches(&vip.addr)
+        && state.connected.backend_port != 0
     {
-        F::write(ctx, vip);
+        let vip = vip(&state.connected);
+        if F::reaches(&vip.addr) {
+            F::write(ctx, vip);
+        }
     }
     PROCEED
 }

@@ -2,10 +2,14 @@
 //!
 //! In: `bpf_sock_addr`. Out: address words and ports, and the verdict. Never: a decision.
 
-use aya_ebpf::{bindings::bpf_sock_addr, helpers::bpf_set_retval, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::{bpf_set_retval, generated::bpf_skc_to_mptcp_sock},
+    programs::SockAddrContext,
+};
 use kmesh_se_common::addr::{V4_MAPPED_WORD, is_v4_mapped};
 
-use crate::maps::KMSE_SET_RETVAL;
+use crate::maps::{KMSE_MPTCP, KMSE_SET_RETVAL};
 
 /// The kernel goes on with the call.
 pub(crate) const PROCEED: i32 = 1;
@@ -29,6 +33,19 @@ pub(crate) struct Endpoint {
 pub(crate) trait Family {
     /// The address and port in the context: the destination, or for `recvmsg` and `getpeername` the peer.
     fn read(ctx: &SockAddrContext) -> Endpoint;
+    /// As [`Family::read`] for a destination; the unspecified address means this host, as it does to the kernel.
+    #[inline(always)]
+    fn dialled(ctx: &SockAddrContext) -> Endpoint {
+        let mut to = Self::read(ctx);
+        if to.addr[3] == 0 {
+            if is_v4_mapped(&to.addr) {
+                to.addr[3] = u32::from_ne_bytes([127, 0, 0, 1]);
+            } else if to.addr == [0; 4] {
+                to.addr[3] = u32::from_ne_bytes([0, 0, 0, 1]);
+            }
+        }
+        to
+    }
     /// Whether a socket of this family can be sent to `addr` by `connect`.
     fn reaches(addr: &[u32; 4]) -> bool;
     /// Puts an address that [`Family::reaches`] allows into the context.
@@ -128,6 +145,55 @@ pub(crate) fn transport(ctx: &SockAddrContext) -> Option<u8> {
         17 => Some(IPPROTO_UDP),
         _ => None,
     }
+}
+
+#[inline(always)]
+fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
+    // SAFETY: the context is valid for the whole program; the union has one field.
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }
+}
+
+/// Whether the socket is of IPv6, whatever its addresses are.
+#[inline(always)]
+pub(crate) fn is_v6_socket(ctx: &SockAddrContext) -> bool {
+    const AF_INET6: u32 = 10;
+    // SAFETY: as in `is_connected_to`.
+    unsafe { (&raw const (*socket(ctx)).family).read_volatile() == AF_INET6 }
+}
+
+/// Whether a datagram socket is connected to `at`.
+#[inline(always)]
+pub(crate) fn is_connected_to(ctx: &SockAddrContext, at: Endpoint) -> bool {
+    const TCP_ESTABLISHED: u32 = 1;
+    let sk = socket(ctx);
+    // SAFETY: the context's socket is never null and lives as long as the program runs. Volatile, because the verifier
+    // takes only loads of single fields. A datagram socket that is connected has this state too.
+    unsafe {
+        if (&raw const (*sk).state).read_volatile() != TCP_ESTABLISHED
+            || u16::from_be((&raw const (*sk).dst_port).read_volatile()) != at.port
+        {
+            return false;
+        }
+        // An IPv6 socket that talks IPv4 keeps its peer where an IPv4 socket does.
+        if is_v4_mapped(&at.addr) {
+            return (&raw const (*sk).dst_ip4).read_volatile() == at.addr[3];
+        }
+        (&raw const (*sk).dst_ip6[0]).read_volatile() == at.addr[0]
+            && (&raw const (*sk).dst_ip6[1]).read_volatile() == at.addr[1]
+            && (&raw const (*sk).dst_ip6[2]).read_volatile() == at.addr[2]
+            && (&raw const (*sk).dst_ip6[3]).read_volatile() == at.addr[3]
+    }
+}
+
+/// Whether the socket carries MPTCP: its protocol says TCP.
+#[inline(always)]
+pub(crate) fn is_mptcp(ctx: &SockAddrContext) -> bool {
+    // SAFETY: a static of the object; volatile, because the loader changes it before the program is loaded.
+    if unsafe { (&raw const KMSE_MPTCP).read_volatile() } != 1 {
+        return false;
+    }
+    // SAFETY: the helper takes the context's socket.
+    !unsafe { bpf_skc_to_mptcp_sock(socket(ctx).cast()) }.is_null()
 }
 
 /// Refuses the call with `errno`.

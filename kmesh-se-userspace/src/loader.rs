@@ -14,7 +14,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, links::FdLink},
+    programs::{CgroupAttachMode, Program, ProgramError, links::FdLink},
     util::KernelVersion,
 };
 use kmesh_se_common::limits as l;
@@ -29,9 +29,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KMESH_SE_BPF_OBJECT"));
 /// Where programs and maps are pinned unless `--pin` says otherwise.
 pub const DEFAULT_PIN: &str = "/sys/fs/bpf/kmesh-se";
 
-/// The programs in the order of attaching: those that restore addresses before those that rewrite them, so that no reply
-/// is seen under a backend's address.
-const PROGRAMS: [&str; 8] = [
+/// The programs in the order of attaching: those that clean up and restore addresses before those that rewrite them, so
+/// that no reply is seen under a backend's address.
+const PROGRAMS: [&str; 9] = [
+    "kmse_release",
     "kmse_peer4",
     "kmse_peer6",
     "kmse_recvmsg4",
@@ -168,13 +169,16 @@ pub fn check_place(cgroup: &Path) -> Result<(), LoadError> {
 /// # Errors
 /// [`LoadError`], each naming what is missing.
 pub fn load(pins: Pins, capacities: &Capacities) -> Result<(Unattached, LoadedMaps), LoadError> {
-    let set_retval = u8::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 18, 0)));
+    let since =
+        |minor| u8::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, minor, 0)));
+    let (set_retval, mptcp) = (since(18), since(19));
     let mut loader = EbpfLoader::new();
     for name in l::MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
     let mut ebpf = loader
         .override_global("KMSE_SET_RETVAL", &set_retval, true)
+        .override_global("KMSE_MPTCP", &mptcp, true)
         .map_max_entries(l::MAP_ENROL, capacities.workloads)
         .map_max_entries(l::MAP_FRONTEND, capacities.frontends)
         .map_max_entries(l::MAP_ADDRESS, capacities.addresses)
@@ -185,9 +189,13 @@ pub fn load(pins: Pins, capacities: &Capacities) -> Result<(Unattached, LoadedMa
         .load(OBJECT)
         .map_err(|e| LoadError::Object { kernel: kernel(), error: chain(&e) })?;
     for name in PROGRAMS {
-        program(&mut ebpf, name)
-            .and_then(CgroupSockAddr::load)
-            .map_err(|e| program_error(name, "load", &e))?;
+        let load = |program: &mut Program| match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        let done = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded).and_then(load);
+        done.map_err(|e| program_error(name, "load", &e))?;
     }
     let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
     let maps = names.into_iter().filter_map(|name| Some((name.clone(), ebpf.take_map(&name)?))).collect();
@@ -213,7 +221,8 @@ impl Unattached {
         let mut programs = Vec::new();
         for name in PROGRAMS {
             let link = self.pins.link(name);
-            let program = program(&mut self.ebpf, name).map_err(|e| program_error(name, "attach", &e))?;
+            let program = self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded);
+            let program = program.map_err(|e| program_error(name, "attach", &e))?;
             let id = program.info().map_err(|e| program_error(name, "attach", &e))?.id();
             let is_replaced = program.fd().is_ok_and(|fd| replace(&link, cgroup, fd.as_fd()));
             if !is_replaced {
@@ -235,10 +244,21 @@ fn replace(path: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> bool {
 }
 
 /// Attaches `program` by a new link, pinned at `path` in place of one that leads elsewhere.
-fn attach_new(program: &mut CgroupSockAddr, cgroup: BorrowedFd<'_>, path: &Path) -> Result<(), ProgramError> {
+fn attach_new(program: &mut Program, cgroup: BorrowedFd<'_>, path: &Path) -> Result<(), ProgramError> {
     // The kernel takes no other mode for links; several programs can be attached all the same.
-    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
-    let link: FdLink = program.take_link(id)?.try_into().map_err(|_| ProgramError::NotAttached)?;
+    let mode = CgroupAttachMode::Single;
+    let link: Result<FdLink, _> = match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    };
+    let link = link.map_err(|_| ProgramError::NotAttached)?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(ProgramError::IOError(error)),
         _ => {}
@@ -252,10 +272,6 @@ fn attach_new(program: &mut CgroupSockAddr, cgroup: BorrowedFd<'_>, path: &Path)
 /// Something cannot be removed.
 pub fn remove_pins(root: &Path) -> io::Result<bool> {
     Pins::remove_all(root, &PROGRAMS)
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, ProgramError> {
-    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
 fn program_error(program: &'static str, action: &'static str, error: &ProgramError) -> LoadError {

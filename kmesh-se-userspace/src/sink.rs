@@ -100,6 +100,9 @@ pub enum MapError {
     /// A frontend that could not be changed still leads to the service.
     #[error("a frontend that could not be changed still leads to this service; its own error says why")]
     StillUsed,
+    /// A service has more backends than its run of slots can have.
+    #[error("a service has more than {} backends of one family; list fewer", u16::MAX)]
+    Service,
     /// Cgroups are enrolled at too many different depths.
     #[error("cgroups are enrolled at more than {MAX_LEVELS} different depths of the tree; enrol fewer")]
     Levels,
@@ -114,6 +117,7 @@ impl MapError {
             Self::Sys { .. } => "MapWriteFailed",
             Self::NoService => "ServiceNotWritten",
             Self::StillUsed => "ServiceStillUsed",
+            Self::Service => "TooManyBackends",
             Self::Levels => "TooManyCgroupDepths",
         }
     }
@@ -193,9 +197,6 @@ pub struct Sink<M> {
     backend_ids: Runs,
     limbo: Limbo,
 }
-
-/// A service without backends.
-const NO_SLOTS: Service = Service { slot_base: 0, slot_count: 0 };
 
 /// Elements that no new reader can reach, but that one may still be reading.
 #[derive(Debug, Default)]
@@ -332,13 +333,13 @@ impl<M: Maps> Sink<M> {
         self.maps.wait_for_readers()?;
         self.limbo.hash_elements = false;
         for run in std::mem::take(&mut self.limbo.slots) {
-            self.slot_ids.free(run.slot_base, run.slot_count);
+            self.slot_ids.free(run.slot_base, run.slot_count());
         }
         for id in std::mem::take(&mut self.limbo.backends) {
             self.backend_ids.free(id, 1);
         }
         while let Some(id) = self.limbo.services.last().copied() {
-            self.maps.set_service(id, NO_SLOTS)?;
+            self.maps.set_service(id, Service::EMPTY)?;
             self.service_ids.free(id, 1);
             self.limbo.services.pop();
         }

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::clean::Run;
+use crate::netns::Netns;
 use crate::servers::Process;
 use crate::topology::{DNS, NODE, Topology};
 use crate::{poll, stage};
@@ -101,8 +102,16 @@ impl Agent {
     /// # Errors
     /// When it is not, with the end of its log.
     pub fn start(run: &Run, topology: &Topology, flags: Flags) -> anyhow::Result<Agent> {
+        Agent::start_in(run, &topology.node, flags)
+    }
+
+    /// The same in a namespace that belongs to no topology.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_in(run: &Run, node: &Netns, flags: Flags) -> anyhow::Result<Agent> {
         let log = run.folder()?.join("agent.log");
-        let process = Process::start(topology.node.command(&flags.program).args(flags.arguments()), &log)?;
+        let process = Process::start(node.command(&flags.program).args(flags.arguments()), &log)?;
         let mut agent = Agent { flags, process };
         let (program, admin) = (agent.flags.program.clone(), agent.flags.admin.clone());
         let healthy =

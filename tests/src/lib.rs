@@ -5,7 +5,8 @@
 //!
 //! The rooms, from the ground up: [`poll`] waits on conditions, [`clean`] owns what a run makes and removes
 //! it, [`netns`] and [`cgroup`] make it, [`servers`] answer in it, [`topology`] puts it together,
-//! [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is all of it.
+//! [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is all of it. [`sockets`] is a
+//! smaller stage, for tests of single system calls.
 
 pub mod agent;
 pub mod bpf;
@@ -15,5 +16,6 @@ pub mod entries;
 pub mod netns;
 pub mod poll;
 pub mod servers;
+pub mod sockets;
 pub mod stage;
 pub mod topology;

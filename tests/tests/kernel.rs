@@ -195,3 +195,43 @@ fn bpftool_frontends(stage: &Stage) -> anyhow::Result<serde_json::Value> {
     rows.sort_by_key(|row| row["formatted"]["key"].to_string());
     Ok(rows.into_iter().map(|row| row["formatted"].clone()).collect())
 }
+
+#[test]
+fn a_closed_socket_leaves_no_row_behind() -> anyhow::Result<()> {
+    let stage = with_one_entry()?;
+    let text = entries_of_datagrams();
+    stage.write("udp.yaml", &text)?;
+    stage.agent.until_serves("udp-4.test", true)?;
+    // Each peer but the first has a row for each way.
+    let rows = || stage.objects().ok()?.dump("kmse_udp").ok().map(|rows| rows.len());
+    let program = "import socket, sys\n\
+                   client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                   [client.sendto(b'x', (f'10.96.0.{n}', 81)) for n in range(5)]\n\
+                   print('sent', flush=True)\n\
+                   sys.stdin.readline()\n\
+                   client.close()\n";
+    let python = tests::stage::tools_folder().join("httpbin/bin/python3").display().to_string();
+    let mut client = stage.client(true, &[&python, "-c", program]);
+    let mut client = client.stdin(std::process::Stdio::piped()).spawn()?;
+    let held = || rows().filter(|rows| *rows == 8);
+    poll::until("the rows of four further peers", Duration::from_secs(5), held)?;
+    drop(client.stdin.take());
+    assert!(client.wait()?.success());
+    assert_eq!(rows(), Some(0));
+    Ok(())
+}
+
+/// Five names with addresses of their own and a UDP port.
+fn entries_of_datagrams() -> String {
+    let one = |n: u8| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+             metadata:\n  name: udp-{n}\n  namespace: default\n\
+             spec:\n  hosts:\n  - udp-{n}.test\n  addresses:\n  - 10.96.0.{n}\n  resolution: STATIC\n\
+             \x20 ports:\n  - name: udp\n    number: 81\n    protocol: UDP\n\
+             \x20 endpoints:\n  - address: 10.244.1.{}\n",
+            7 + n
+        )
+    };
+    (0..5).map(one).collect::<Vec<_>>().join("---\n")
+}

@@ -282,17 +282,17 @@ impl Agent {
         let sink = self.reconciler.sink();
         let maps = sink.maps();
         let Some(word) = maps.read_service(id) else { return Ok(None) };
-        let ids = (0..word.slot_count).map(|offset| word.slot_base.saturating_add(offset));
-        let slots: Vec<_> = ids.filter_map(|id| maps.read_slot(id).transpose()).collect::<Result<_, _>>()?;
+        let v6_base = word.slot_base.saturating_add(word.v4_count.into());
         let mut backends = Vec::new();
-        for (id, share) in shares(&slots) {
-            if let Some(backend) = maps.read_backend(id)? {
-                backends.push(LiveBackend {
-                    id,
-                    address: addr::to_ip(backend.addr),
-                    port: backend.port,
-                    share,
-                });
+        for (base, count) in [(word.slot_base, word.v4_count), (v6_base, word.v6_count)] {
+            let ids = (0..u32::from(count)).map(|offset| base.saturating_add(offset));
+            let slots: Vec<_> =
+                ids.filter_map(|id| maps.read_slot(id).transpose()).collect::<Result<_, _>>()?;
+            for (id, share) in shares(&slots) {
+                if let Some(backend) = maps.read_backend(id)? {
+                    let address = addr::to_ip(backend.addr);
+                    backends.push(LiveBackend { id, address, port: backend.port, share });
+                }
             }
         }
         backends.sort_by_key(|backend| (backend.address, backend.port));
@@ -303,7 +303,7 @@ impl Agent {
         Ok(Some(LiveService {
             key,
             slot_base: word.slot_base,
-            slot_count: word.slot_count,
+            slot_count: word.slot_count(),
             backends,
             wanted: wanted.unwrap_or_default(),
         }))

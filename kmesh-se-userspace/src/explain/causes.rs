@@ -282,17 +282,7 @@ pub(super) fn stale_text(source: &str, about: &SourceFacts) -> String {
 }
 
 /// Backends of a family that the dialled address cannot be rewritten to.
-pub(super) fn other_family(dial: &Dial, reachable: f64) -> Cause {
-    if reachable > 0.0 {
-        return Cause::new(
-            "FamilyMismatch",
-            format!(
-                "{:.0} % of the connections to {} fail: an IPv4 socket cannot reach an IPv6 backend",
-                (1.0 - reachable) * 100.0,
-                dial.socket()
-            ),
-        );
-    }
+pub(super) fn other_family(dial: &Dial) -> Cause {
     Cause::new(
         "FamilyMismatch",
         format!(

@@ -269,10 +269,19 @@ pub struct LiveService {
     pub slot_base: u32,
     /// Number of slots.
     pub slot_count: u32,
-    /// The backends that the slots lead to.
+    /// The backends that the slots lead to; the shares of each family add up to 1.
     pub backends: Vec<LiveBackend>,
     /// The backends that it should have.
     pub wanted: Vec<Backend>,
+}
+
+impl LiveService {
+    /// The backends of who dials an address of this family: those of the family, else those of the other.
+    pub fn of_family(&self, v4: bool) -> impl Iterator<Item = &LiveBackend> {
+        let same = move |backend: &&LiveBackend| backend.address.is_ipv4() == v4;
+        let has_same = self.backends.iter().any(|backend| same(&backend));
+        self.backends.iter().filter(move |backend| same(backend) || !has_same)
+    }
 }
 
 /// A backend as the kernel has it.

@@ -15,9 +15,6 @@ use crate::{
     model::Transport,
 };
 
-/// Shares are sums of fractions: this much less than all is all.
-const ROUNDING: f64 = 1e-6;
-
 pub(super) fn walk(facts: &Facts, out: &mut Explanation) -> Result<(), Cause> {
     programs(facts, out)?;
     client(facts, out)?;
@@ -250,7 +247,7 @@ fn service(facts: &Facts, dial: &Dial, id: u32, is_new: bool, out: &mut Explanat
         out.step("service", false, &*message, json!({"id": id}));
         return Err(Cause::new("MapsDiffer", message));
     };
-    let result = backends(facts, dial, service, out);
+    let result = backends(facts, dial, service);
     if !is_new {
         // Another address of the same port led here already.
         return result;
@@ -272,7 +269,7 @@ fn service(facts: &Facts, dial: &Dial, id: u32, is_new: bool, out: &mut Explanat
         "entry": service.key.as_ref().map(|key| key.entry.to_string()),
     });
     out.step("service", service.slot_count > 0, detail, fields);
-    for backend in &service.backends {
+    for backend in service.of_family(dial.address.is_ipv4()) {
         let wanted = wanted(service, backend.address, backend.port);
         let source = wanted.map(|wanted| wanted.source.to_string()).unwrap_or_default();
         let about = facts.sources.get(&source);
@@ -318,26 +315,16 @@ fn wanted(service: &LiveService, address: std::net::IpAddr, port: u16) -> Option
 }
 
 /// Whether the dial leads to a backend that it can reach.
-fn backends(facts: &Facts, dial: &Dial, service: &LiveService, out: &mut Explanation) -> Result<(), Cause> {
+fn backends(facts: &Facts, dial: &Dial, service: &LiveService) -> Result<(), Cause> {
     if service.backends.is_empty() {
         return Err(causes::no_backend(facts, service));
     }
     // An IPv6 socket reaches IPv4; the other way there is none.
-    let reachable: f64 = service
-        .backends
-        .iter()
-        .filter(|backend| !(dial.address.is_ipv4() && backend.address.is_ipv6()))
-        .map(|backend| backend.share)
-        .sum();
-    if reachable > 1.0 - ROUNDING {
-        return Ok(());
+    let v4 = dial.address.is_ipv4();
+    if v4 && service.of_family(v4).all(|backend| backend.address.is_ipv6()) {
+        return Err(causes::other_family(dial));
     }
-    let cause = causes::other_family(dial, reachable);
-    if reachable > 0.0 {
-        out.warn(&cause.reason, cause.message);
-        return Ok(());
-    }
-    Err(cause)
+    Ok(())
 }
 
 /// How the live backends differ from those that are wanted.

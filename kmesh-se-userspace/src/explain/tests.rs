@@ -386,16 +386,6 @@ fn what_surprises_but_works_is_a_warning() {
             "should no longer lead to 10.0.0.1:9000",
             None,
         ),
-        (
-            |f| {
-                let service = f.services.get_mut(&0).expect("a service");
-                service.backends = vec![live("10.0.0.1", 0.75), live("fd00::1", 0.25)];
-                service.wanted = vec![backend("10.0.0.1"), backend("fd00::1")];
-            },
-            "FamilyMismatch",
-            "25 % of the connections to 240.240.0.1:80 fail",
-            None,
-        ),
     ];
     for (change, reason, words, _) in rows {
         let mut facts = working();
@@ -481,4 +471,16 @@ fn a_target_is_a_host_or_an_address_with_or_without_a_port() {
             wanted.map(|(host, address, port)| (host.map(str::to_owned), address.map(str::to_owned), port));
         assert_eq!(parsed, wanted, "{text}");
     }
+}
+
+#[test]
+fn each_family_has_backends_of_its_own() {
+    let mut facts = working();
+    let service = facts.services.get_mut(&0).expect("a service");
+    service.backends = vec![live("10.0.0.1", 1.0), live("fd00::1", 1.0)];
+    service.wanted = vec![backend("10.0.0.1"), backend("fd00::1")];
+    let explanation = explain(&facts);
+    assert!(explanation.reachable, "{explanation:?}");
+    let shown: Vec<_> = explanation.backends.iter().map(|b| (b.address, b.share_percent)).collect();
+    assert_eq!(shown, [(ip("10.0.0.1"), 100.0)]);
 }

@@ -64,7 +64,7 @@ impl MemoryMaps {
         for scope in scopes {
             let addr = addr::from_ip(address);
             if let Some(service) = self.frontends.get(&FrontendKey { scope, addr, port, proto, _pad: 0 }) {
-                return self.backends_of(*service);
+                return self.backends_of(*service, address.is_ipv4());
             }
             match self.addresses.get(&AddressKey { scope, addr }) {
                 Some(known) if known.unlisted == UNLISTED_REFUSE && proto == 6 => return Outcome::Refused,
@@ -75,9 +75,11 @@ impl MemoryMaps {
         Outcome::Passes
     }
 
-    fn backends_of(&self, service: u32) -> Outcome {
-        let run = self.services.get(&service).copied().unwrap_or(Service { slot_base: 0, slot_count: 0 });
-        let slots = (0..run.slot_count).filter_map(|i| self.slots.get(&(run.slot_base + i)));
+    /// What who dials an address of this family can be connected to.
+    fn backends_of(&self, service: u32, v4: bool) -> Outcome {
+        let service = self.services.get(&service).copied().unwrap_or(Service::EMPTY);
+        let (base, count) = service.run(v4);
+        let slots = (base..base + count).filter_map(|slot| self.slots.get(&slot));
         let ids: BTreeSet<u32> = slots.flat_map(|s| [s.backend, s.alias]).collect();
         let backends: BTreeSet<_> = ids
             .iter()
@@ -89,7 +91,8 @@ impl MemoryMaps {
 
     /// Every frontend with what it leads to.
     pub fn frontends(&self) -> impl Iterator<Item = (FrontendKey, Outcome)> {
-        self.frontends.iter().map(|(key, service)| (*key, self.backends_of(*service)))
+        let v4 = |key: &FrontendKey| addr::to_ip(key.addr).is_ipv4();
+        self.frontends.iter().map(move |(key, service)| (*key, self.backends_of(*service, v4(key))))
     }
 
     /// An enrolled cgroup.
@@ -186,7 +189,7 @@ impl Maps for MemoryMaps {
     }
 
     fn contents(&self) -> Result<Contents, MapError> {
-        let services = self.services.iter().filter(|(_, word)| word.slot_count > 0);
+        let services = self.services.iter().filter(|(_, word)| word.slot_count() > 0);
         Ok(Contents {
             frontends: self.frontends.iter().map(|(key, service)| (*key, *service)).collect(),
             addresses: self.addresses.iter().map(|(key, address)| (*key, *address)).collect(),

@@ -13,7 +13,7 @@ use kmesh_se_common::{
     maps::{self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT, Workload},
 };
 
-use super::{BackendId, Capacities, Enrolment, MapError, Maps, NO_SLOTS, ScopeId, ServiceIds, Sink};
+use super::{BackendId, Capacities, Enrolment, MapError, Maps, ScopeId, ServiceIds, Sink};
 use crate::{
     desired::{Address, Backend, Frontend, Scope, ServiceKey, Tables, Unlisted},
     model::{HostName, Kind, Namespace, ObjectRef, Transport},
@@ -77,8 +77,8 @@ impl<M: Maps> Sink<M> {
     fn restore_services(&mut self, contents: &Contents) {
         for (id, word) in &contents.services {
             self.service_ids.reserve(*id, 1);
-            self.slot_ids.reserve(word.slot_base, word.slot_count);
-            let slots = (0..word.slot_count).filter_map(|i| contents.slots.get(&(word.slot_base + i)));
+            self.slot_ids.reserve(word.slot_base, word.slot_count());
+            let slots = (0..word.slot_count()).filter_map(|i| contents.slots.get(&(word.slot_base + i)));
             let ids: BTreeSet<u32> = slots.flat_map(|slot| [slot.backend, slot.alias]).collect();
             let mut places = Vec::new();
             for backend_id in ids {
@@ -107,7 +107,7 @@ impl<M: Maps> Sink<M> {
         if !self.services.contains_key(&stand_in) {
             // A service without backends has no slots, so its word did not tell of it.
             self.service_ids.reserve(service, 1);
-            let ids = ServiceIds { id: service, slots: NO_SLOTS, backends: Vec::new(), frontends: 0 };
+            let ids = ServiceIds { id: service, slots: Service::EMPTY, backends: Vec::new(), frontends: 0 };
             self.services.insert(stand_in.clone(), ids);
         }
         let places = self.services.get(&stand_in).map(|s| s.backends.as_slice()).unwrap_or_default();

@@ -9,7 +9,7 @@ use kmesh_se_common::{
     maps::{self, Service},
 };
 
-use super::{MapError, Maps, NO_SLOTS, Pool, Sink, alias};
+use super::{MapError, Maps, Pool, Sink, alias};
 use crate::desired::{Backend, ServiceKey};
 
 /// What the maps hold of a service.
@@ -110,30 +110,40 @@ impl<M: Maps> Sink<M> {
         Ok(id)
     }
 
+    /// Writes a run of slots for each family, IPv4 first.
     fn write_slots(&mut self, backends: &[Backend], ids: &[u32]) -> Result<Service, MapError> {
-        let slot_count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        if slot_count == 0 {
-            return Ok(NO_SLOTS);
+        let of = |v4: bool| -> Vec<(u32, u32)> {
+            let family = backends.iter().zip(ids).filter(|(backend, _)| backend.address.is_ipv4() == v4);
+            family.map(|(backend, id)| (*id, backend.weight)).collect()
+        };
+        let (v4, v6) = (of(true), of(false));
+        let count = |run: &[(u32, u32)]| u16::try_from(run.len()).map_err(|_| MapError::Service);
+        let (v4_count, v6_count) = (count(&v4)?, count(&v6)?);
+        let mut service = Service { slot_base: 0, v4_count, v6_count };
+        if service.slot_count() == 0 {
+            return Ok(Service::EMPTY);
         }
-        let slot_base = self.allocate(Pool::Slots, slot_count)?;
-        let weights: Vec<u32> = backends.iter().map(|b| b.weight).collect();
-        for (offset, column) in (0..).zip(alias::table(&weights)) {
-            let slot = maps::Slot {
-                backend: ids[column.own],
-                alias: ids[column.alias],
+        service.slot_base = self.allocate(Pool::Slots, service.slot_count())?;
+        let columns = [v4, v6].into_iter().flat_map(|run| {
+            let weights: Vec<u32> = run.iter().map(|(_, weight)| *weight).collect();
+            alias::table(&weights).into_iter().map(move |column| maps::Slot {
+                backend: run[column.own].0,
+                alias: run[column.alias].0,
                 threshold: column.threshold,
-            };
-            if let Err(error) = self.maps.set_slot(slot_base + offset, slot) {
-                self.slot_ids.free(slot_base, slot_count);
+            })
+        });
+        for (slot, value) in (service.slot_base..).zip(columns) {
+            if let Err(error) = self.maps.set_slot(slot, value) {
+                self.slot_ids.free(service.slot_base, service.slot_count());
                 return Err(error);
             }
         }
-        Ok(Service { slot_base, slot_count })
+        Ok(service)
     }
 
     /// Puts a run that no service leads to any more, and the backends that only it used, in limbo.
     fn retire(&mut self, slots: Service, backends: impl Iterator<Item = (IpAddr, u16)>) {
-        if slots.slot_count > 0 {
+        if slots.slot_count() > 0 {
             self.limbo.slots.push(slots);
         }
         self.drop_backends(backends);

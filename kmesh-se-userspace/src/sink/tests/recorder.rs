@@ -113,7 +113,7 @@ impl Recorder {
                 self.wrong.push(format!("{key:?} leads to service {service}, which was never written"));
                 continue;
             };
-            for slot in run.slot_base..run.slot_base + run.slot_count {
+            for slot in run.slot_base..run.slot_base + run.slot_count() {
                 self.read.insert(Element::Slot(slot));
                 let Some(found) = self.slots.get(&slot) else {
                     self.wrong.push(format!("{key:?} leads to slot {slot}, which was never written"));

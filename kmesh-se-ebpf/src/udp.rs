@@ -1,0 +1,274 @@
+//! What an unconnected datagram socket remembers of its peers.
+//!
+//! In: datagrams on their way out. Out: the backend that a peer keeps, and the name that an answer gets. Never: an answer
+//! under a name that was not the last one dialled for its sender.
+//!
+//! The first peer lies in the socket's own storage and is never changed, since threads may share a socket. What comes later
+//! is rows of `kmse_udp`, chained so that closing the socket can remove them.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_ANY,
+    helpers::{bpf_get_socket_cookie, generated::bpf_sk_storage_get},
+    programs::{SockAddrContext, SockContext},
+};
+use kmesh_se_common::{
+    addr::{from_words, words},
+    limits::MAX_UDP_RELEASE,
+    maps::{
+        Mapping, NO_SERVICE, Outcome, Service, SockState, UDP_BACKEND, UDP_DIALLED, UdpKey, UdpLink, UdpPeer,
+    },
+};
+
+use crate::{
+    count,
+    maps::{SK, UDP},
+    peer, pick,
+    sock::{self, Endpoint},
+};
+
+/// The backend that this socket used last for `vip`, while the service lists it.
+#[inline(always)]
+pub(crate) fn kept(ctx: &SockAddrContext, vip: Endpoint, service: u32, slots: Service) -> Option<Endpoint> {
+    let state = peer::state(ctx)?;
+    if let Some(row) = row(ctx, state, vip, UDP_DIALLED) {
+        let backend = Endpoint { addr: words(&row.addr), port: row.port };
+        return still(&mut row.slots, row.service == service, vip, backend, slots);
+    }
+    if state.sent.backend_port == 0 || peer::vip(&state.sent) != vip {
+        return None;
+    }
+    let backend = peer::backend(&state.sent);
+    let same = state.sent.service == service;
+    still(&mut state.sent.slots, same, vip, backend, slots)
+}
+
+/// `backend`, if `now` lists it; then `seen` becomes `now`, so that the next look is short.
+#[inline(always)]
+fn still(seen: &mut Service, same: bool, vip: Endpoint, backend: Endpoint, now: Service) -> Option<Endpoint> {
+    if same && *seen == now {
+        return Some(backend);
+    }
+    if !pick::lists(now, vip, backend) {
+        return None;
+    }
+    if same {
+        // SAFETY: both are 8 plain bytes, aligned to 8: one store, whole for other threads.
+        unsafe {
+            core::ptr::from_mut(seen).cast::<u64>().write_volatile(core::mem::transmute::<Service, u64>(now));
+        }
+    }
+    Some(backend)
+}
+
+/// Remembers that a datagram went to a backend under a name.
+#[inline(always)]
+pub(crate) fn sent(ctx: &SockAddrContext, state: &mut SockState, mapping: &Mapping) {
+    let (vip, backend) = (peer::vip(mapping), peer::backend(mapping));
+    let first = state.sent.backend_port != 0
+        && peer::vip(&state.sent) == vip
+        && peer::backend(&state.sent) == backend;
+    if !first && !claim(state, mapping) {
+        let known = row(ctx, state, vip, UDP_DIALLED).is_some_and(|row| is(row, backend));
+        if !known {
+            let row = UdpPeer {
+                addr: mapping.backend,
+                port: mapping.backend_port,
+                _pad: 0,
+                service: mapping.service,
+                slots: mapping.slots,
+                older: UdpLink::NONE,
+            };
+            put(ctx, state, vip, UDP_DIALLED, row);
+            if mapping.service != NO_SERVICE {
+                count::service_connect(mapping.service);
+            }
+        }
+    }
+    // The name of an answer. A row has precedence over the first peer, whose own name needs none.
+    match row(ctx, state, backend, UDP_BACKEND) {
+        Some(row) if is(row, vip) => {}
+        None if state.sent.backend_port != 0 && names(&state.sent, backend, vip) => {}
+        _ => name(ctx, state, backend, vip),
+    }
+}
+
+/// Makes `mapping` the first peer, unless there is one.
+#[inline(always)]
+fn claim(state: &mut SockState, mapping: &Mapping) -> bool {
+    if state.claims != 0 {
+        return false;
+    }
+    let claims = &raw mut state.claims;
+    // Of several threads at most one finds 1 afterwards. An addition without a result is the one atomic operation that
+    // Linux 5.10 has, and that `core` does not offer for this target.
+    // SAFETY: the field is aligned to 8 and lives as long as the socket.
+    let mine = unsafe {
+        asm!("lock *(u64 *)({at} + 0) += {one}", at = in(reg) claims, one = in(reg) 1u64);
+        claims.read_volatile() == 1
+    };
+    if mine {
+        if mapping.service != NO_SERVICE {
+            count::service_connect(mapping.service);
+        }
+        // The port comes last: before it is there, the mapping is empty.
+        state.sent = Mapping { backend_port: 0, ..*mapping };
+        // SAFETY: as above.
+        unsafe { (&raw mut state.sent.backend_port).write_volatile(mapping.backend_port) };
+    }
+    mine
+}
+
+/// Gives answers from `backend` the name `vip`, if they would have another name than their own or this one.
+#[inline(always)]
+pub(crate) fn name_if_named(ctx: &SockAddrContext, state: &mut SockState, backend: Endpoint, vip: Endpoint) {
+    let named = match row(ctx, state, backend, UDP_BACKEND) {
+        Some(row) => !is(row, vip),
+        None => {
+            peer::backend(&state.sent) == backend
+                && state.sent.backend_port != 0
+                && peer::vip(&state.sent) != vip
+        }
+    };
+    if named {
+        name(ctx, state, backend, vip);
+    }
+}
+
+/// Whether this is `send`, not `sendto`: an IPv6 socket that is connected to an IPv4 address hands its peer's address to the
+/// hook of IPv4 although the client wrote none. Answers then have the name that was connected to.
+#[inline(always)]
+pub(crate) fn is_send_to_peer(ctx: &SockAddrContext, to: Endpoint) -> bool {
+    if !sock::is_v6_socket(ctx) || !sock::is_connected_to(ctx, to) {
+        return false;
+    }
+    if let Some(state) = peer::state(ctx)
+        && state.connected.backend_port != 0
+    {
+        let vip = peer::vip(&state.connected);
+        name_if_named(ctx, state, to, vip);
+        return true;
+    }
+    false
+}
+
+/// Lets a datagram go to the address that the client wrote; answers from there are shown as they are.
+#[inline(always)]
+pub(crate) fn passed(ctx: &SockAddrContext, to: Endpoint) {
+    let Some(state) = peer::state(ctx) else { return };
+    if state.connected.backend_port != 0
+        && sock::is_connected_to(ctx, to)
+        && row(ctx, state, to, UDP_BACKEND).is_none()
+    {
+        return name(ctx, state, to, to);
+    }
+    name_if_named(ctx, state, to, to);
+}
+
+/// The name that the client knows `from` by.
+#[inline(always)]
+pub(crate) fn sender(ctx: &SockAddrContext, from: Endpoint) -> Option<Endpoint> {
+    let state = peer::state(ctx)?;
+    if let Some(row) = row(ctx, state, from, UDP_BACKEND) {
+        return Some(Endpoint { addr: words(&row.addr), port: row.port });
+    }
+    if state.sent.backend_port != 0 && peer::backend(&state.sent) == from {
+        return Some(peer::vip(&state.sent));
+    }
+    // The peer of a connected socket need not be the backend: see `getpeername`.
+    let connected = state.connected.backend_port != 0 && sock::is_connected_to(ctx, from);
+    connected.then(|| peer::vip(&state.connected))
+}
+
+/// Whether `first` already gives answers from `backend` the name `vip`.
+#[inline(always)]
+fn names(first: &Mapping, backend: Endpoint, vip: Endpoint) -> bool {
+    peer::backend(first) == backend && peer::vip(first) == vip
+}
+
+#[inline(always)]
+fn is(row: &UdpPeer, place: Endpoint) -> bool {
+    row.port == place.port && words(&row.addr) == place.addr
+}
+
+#[inline(always)]
+fn name(ctx: &SockAddrContext, state: &mut SockState, backend: Endpoint, vip: Endpoint) {
+    let row = UdpPeer {
+        addr: from_words(vip.addr),
+        port: vip.port,
+        _pad: 0,
+        service: NO_SERVICE,
+        slots: Service::EMPTY,
+        older: UdpLink::NONE,
+    };
+    put(ctx, state, backend, UDP_BACKEND, row);
+}
+
+#[inline(always)]
+fn key(ctx: &impl EbpfContext, at: UdpLink) -> UdpKey {
+    // SAFETY: the helper takes a context of either kind of program.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    UdpKey { cookie, at }
+}
+
+#[inline(always)]
+fn link(at: Endpoint, way: u8) -> UdpLink {
+    UdpLink { addr: from_words(at.addr), port: at.port, way, _pad: [0; 5] }
+}
+
+/// A row of this socket; most sockets have none, and pay nothing for it.
+#[inline(always)]
+fn row(ctx: &SockAddrContext, state: &SockState, at: Endpoint, way: u8) -> Option<&'static mut UdpPeer> {
+    if state.newest.port == 0 {
+        return None;
+    }
+    // SAFETY: a row is replaced as a whole, except for its slots, which are one word.
+    UDP.get_ptr_mut(key(ctx, link(at, way))).and_then(|row| unsafe { row.as_mut() })
+}
+
+/// Adds or replaces a row of this socket.
+#[inline(always)]
+fn put(ctx: &SockAddrContext, state: &mut SockState, at: Endpoint, way: u8, mut value: UdpPeer) {
+    let key = key(ctx, link(at, way));
+    let is_new = match UDP.get_ptr(key) {
+        // SAFETY: as `row`.
+        Some(old) => {
+            value.older = unsafe { (*old).older };
+            false
+        }
+        None => {
+            value.older = state.newest;
+            true
+        }
+    };
+    if UDP.insert(key, value, u64::from(BPF_ANY)).is_err() {
+        return count::add(Outcome::NotRemembered);
+    }
+    if is_new {
+        state.newest = key.at;
+    }
+}
+
+/// The socket is closed: removes its rows.
+#[inline(always)]
+pub(crate) fn released(ctx: &SockContext) {
+    // SAFETY: the helper takes the context's socket; null means that nothing is remembered.
+    let state = unsafe {
+        let map = (&raw const SK).cast_mut().cast();
+        bpf_sk_storage_get(map, ctx.as_ptr(), core::ptr::null_mut(), 0).cast::<SockState>().as_ref()
+    };
+    let Some(state) = state else { return };
+    let mut key = key(ctx, state.newest);
+    for _ in 0..MAX_UDP_RELEASE {
+        if key.at.port == 0 {
+            break;
+        }
+        let Some(row) = UDP.get_ptr(key) else { break };
+        // SAFETY: as `row`.
+        let older = unsafe { (*row).older };
+        let _gone = UDP.remove(key);
+        key.at = older;
+    }
+}

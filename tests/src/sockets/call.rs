@@ -1,0 +1,71 @@
+//! What a test asks of a client process, and what it answers.
+//!
+//! In: nothing. Out: the words of both sides, as JSON lines. Never: a system call.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// One system call that the client makes. `socket` is a descriptor that [`Call::Open`] answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are the arguments of the call")]
+pub enum Call {
+    /// `socket(2)`; what it waits for is given up after two seconds.
+    Open { family: i32, kind: i32, protocol: i32 },
+    /// `setsockopt(IPV6_V6ONLY)`.
+    OnlyV6 { socket: i32 },
+    /// `bind(2)`.
+    Bind { socket: i32, to: SocketAddr },
+    /// `connect(2)`.
+    Connect { socket: i32, to: SocketAddr, by: By },
+    /// `connect(2)` with `AF_UNSPEC`, which ends the association of a datagram socket.
+    Disconnect { socket: i32 },
+    /// `sendto(2)`, or `send(2)` without an address; `fast_open` is `MSG_FASTOPEN`.
+    Send { socket: i32, to: Option<SocketAddr>, text: String, by: By, fast_open: bool },
+    /// `sendmmsg(2)`: one datagram to each address.
+    SendMany { socket: i32, to: Vec<SocketAddr>, text: String },
+    /// `recvfrom(2)`, one datagram or piece.
+    Receive { socket: i32, by: By },
+    /// `recvmmsg(2)` of exactly this many datagrams.
+    ReceiveMany { socket: i32, count: usize },
+    /// `getpeername(2)`.
+    PeerName { socket: i32 },
+    /// `getsockname(2)`.
+    SockName { socket: i32 },
+    /// Threads that send through this one datagram socket at the same time, each `rounds` times to an address of its own.
+    /// Answers each reply that did not come from the address that its datagram was sent to.
+    Storm { socket: i32, to: Vec<SocketAddr>, rounds: usize },
+    /// Connects and closes a stream `count` times.
+    Loop { to: SocketAddr, count: usize },
+    /// `close(2)`.
+    Close { socket: i32 },
+}
+
+/// How a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum By {
+    /// The system call of that name.
+    Call,
+    /// A submission to an `io_uring`, done where it was submitted if that is possible.
+    Ring,
+    /// The same, done by one of the ring's worker threads.
+    RingWorker,
+}
+
+/// What a call answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are what the call answers")]
+pub enum Answer {
+    Done,
+    Socket(i32),
+    Address(SocketAddr),
+    /// What came, and from whom if the kernel told.
+    Received {
+        text: String,
+        from: Option<SocketAddr>,
+    },
+    ReceivedMany(Vec<(String, Option<SocketAddr>)>),
+    Wrong(Vec<String>),
+    /// The call failed with this errno.
+    Failed(i32),
+}
