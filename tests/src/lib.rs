@@ -6,12 +6,15 @@
 //! The rooms, from the ground up: [`poll`] waits on conditions, [`clean`] owns what a run makes and removes
 //! it, [`netns`] and [`cgroup`] make it, [`servers`] answer in it, [`topology`] puts it together,
 //! [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is all of it.
+//! Beside them, for `cargo xtask bench`: [`load`] makes traffic and measures it, [`bench`] is where that happens.
 
 pub mod agent;
+pub mod bench;
 pub mod bpf;
 pub mod cgroup;
 pub mod clean;
 pub mod entries;
+pub mod load;
 pub mod netns;
 pub mod poll;
 pub mod servers;
