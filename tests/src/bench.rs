@@ -11,7 +11,7 @@ mod way;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -43,6 +43,7 @@ pub struct Yard {
     load: PathBuf,
     client_cpu: usize,
     server_cpu: usize,
+    nice: i8,
     group: PathBuf,
     plain: PathBuf,
     /// The owner of everything above, and of what is started in it.
@@ -50,11 +51,11 @@ pub struct Yard {
 }
 
 impl Yard {
-    /// Makes it; `load` is the `kmse-load` program.
+    /// Makes it; `load` is the `kmse-load` program, `nice` the niceness of clients, server and proxy.
     ///
     /// # Errors
     /// When a part does not come up.
-    pub fn start(load: &Path) -> anyhow::Result<Yard> {
+    pub fn start(load: &Path, nice: i8) -> anyhow::Result<Yard> {
         let run = Run::begin()?;
         let group = cgroup::make(&run)?;
         let plain = group.join("plain");
@@ -65,7 +66,7 @@ impl Yard {
         let client_cpu = *cpus.first().context("no CPU")?;
         let server_cpu = *cpus.get(1).unwrap_or(&client_cpu);
 
-        let mut command = topology.backend.command(load);
+        let mut command = with_nice(&topology.backend, nice, load);
         command.arg("serve").args(["--cpu", &server_cpu.to_string()]);
         let mut tcp = Vec::new();
         for (flag, address) in way::listeners() {
@@ -76,7 +77,7 @@ impl Yard {
         let listens = || tcp.iter().all(|address| accepts(&topology.backend, *address));
         server.ready("the server", READY, listens)?;
         let load = load.to_owned();
-        Ok(Yard { server, topology, nft: None, load, client_cpu, server_cpu, group, plain, run })
+        Ok(Yard { server, topology, nft: None, load, client_cpu, server_cpu, nice, group, plain, run })
     }
 
     /// The CPU of the clients, and that of the server; the same if there is only one.
@@ -131,7 +132,7 @@ impl Yard {
         };
         let to = destination(kind, way).with_context(|| format!("no {kind:?} by {way:?}"))?;
         let word = format!("{kind:?}").to_lowercase();
-        let mut command = netns.command(&self.load);
+        let mut command = with_nice(netns, self.nice, &self.load);
         command.args(["run", &word, &to.to_string(), "--millis", &time.as_millis().to_string()]);
         command.args(["--cpu", &self.client_cpu.to_string()]).arg("--cgroup").arg(cgroup);
         let folder = self.run.folder()?;
@@ -151,7 +152,7 @@ impl Yard {
     /// # Errors
     /// When it cannot be started.
     pub fn watch(&self, node: &Node) -> anyhow::Result<std::process::Child> {
-        let mut command = self.topology.sleep.command(&self.load);
+        let mut command = with_nice(&self.topology.sleep, self.nice, &self.load);
         command.args(["watch", &MOVED.to_string(), "--cpu", &self.client_cpu.to_string()]);
         command.arg("--cgroup").arg(&node.enrolled);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
@@ -164,6 +165,16 @@ impl Yard {
         drop((server, topology));
         run.end()
     }
+}
+
+/// A command in a namespace, at this niceness.
+fn with_nice(netns: &Netns, nice: i8, program: &Path) -> Command {
+    if nice == 0 {
+        return netns.command(program);
+    }
+    let mut command = netns.command("nice");
+    command.args(["-n", &nice.to_string()]).arg(program);
+    command
 }
 
 /// Lets a client connect more often than ports leave TIME_WAIT.

@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// How many entries an agent is given to see how it scales [default: 100,10000; with --quick 100,1000]
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     entries: Vec<u32>,
+    /// The niceness of clients, server and proxy: -15 to be disturbed less on a machine that has other work
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i8).range(-20..=19))]
+    nice: i8,
     /// Write docs/performance.md, its data and its plots as well
     #[arg(long)]
     write_docs: bool,
@@ -79,6 +82,7 @@ struct Plan {
     entries: Vec<u32>,
     /// Changes of one entry.
     changes: u32,
+    nice: i8,
 }
 
 impl Plan {
@@ -107,6 +111,7 @@ impl Plan {
             frontends: or(&options.frontends, &[10, 1000], &[10, 1000, 100_000]),
             entries: or(&options.entries, &[100, 1000], &[100, 10_000]),
             changes: if quick { 3 } else { 50 },
+            nice: options.nice,
         }
     }
 
@@ -159,7 +164,7 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
         say(&format!("some rows will be missing: {error:#}"));
     }
     let began = Instant::now();
-    let mut yard = Yard::start(&programs.load)?;
+    let mut yard = Yard::start(&programs.load, plan.nice)?;
     let empty = Empty::attach(yard.cgroup("empty")?)?;
     let smallest = plan.frontends.first().copied().unwrap_or(10);
     let node = start(&yard, &programs, "agent", entries_of(smallest))?;
@@ -176,6 +181,7 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
         quick: plan.quick,
         rounds: plan.rounds,
         slot_millis: u64::try_from(plan.slot.as_millis())?,
+        nice: plan.nice,
         client_cpu,
         server_cpu,
         envoy: envoy.as_ref().map(|envoy| envoy.version.clone()).ok(),

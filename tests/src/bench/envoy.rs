@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use super::way::{ENVOY_OFFSET, PORTS};
-use super::{READY, Yard, accepts, backend};
+use super::{READY, Yard, accepts, backend, with_nice};
 use crate::load::Kind;
 use crate::servers::Process;
 use crate::stage;
@@ -50,7 +50,7 @@ impl Envoy {
         let folder = yard.run.folder()?;
         let config = folder.join("envoy.yaml");
         std::fs::write(&config, configuration())?;
-        let mut command = yard.topology.sleep.command(&program);
+        let mut command = with_nice(&yard.topology.sleep, yard.nice, &program);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "--config-path"]);
         let mut process = Process::start(command.arg(&config), &folder.join("envoy.log"))?;
         let ready = || listeners().all(|(listener, _)| accepts(&yard.topology.sleep, listener));

@@ -72,7 +72,7 @@ fn machine(report: &Report) -> String {
     format!(
         "| | |\n|---|---|\n| date, commit | {}, `{}` |\n| CPU | {}, {} CPUs{below} |\n| memory | {} MiB |\n\
          | kernel | Linux {}, BPF {jit} |\n| compared with | {}, {} |\n| load average | {} before, {} after |\n\
-         | rounds | {} of {} ms for each arm, {:.0} s in all |\n\n",
+         | rounds | {} of {} ms for each arm, {:.0} s in all; niceness {} |\n\n",
         report.date,
         report.commit,
         machine.cpu,
@@ -86,6 +86,7 @@ fn machine(report: &Report) -> String {
         settings.rounds,
         settings.slot_millis,
         report.took_secs,
+        settings.nice,
     )
 }
 
@@ -108,7 +109,8 @@ one that does ends the run.\n\n\
 | nftables DNAT | one rule in the output hook, and so conntrack; in a client namespace of its own on the same bridge, for conntrack would be on every arm's path |\n\
 | Envoy tcp_proxy | stock, one worker, no access log, on the loopback of the client's namespace as a sidecar is. The client dials it straight: the redirection that a sidecar needs comes on top. Not pinned: with two CPUs it has none of its own |\n\n\
 The cost of connect4 is the kernel's own `run_time_ns / run_cnt` over a CRR loop, counted only in that part of the run. It \
-holds the time of reading the clock, as the empty program's does. What a hit costs when its socket goes is not in it.\n\n\
+holds the time of reading the clock, as the empty program's does. What a hit costs when its socket goes is not in it. One depth \
+of the cgroup tree holds enrolled cgroups; each further one adds a look-up to all but the empty program.\n\n\
 Programmed: from the start of the process until the maps hold all and the agent is healthy, to within 60 ms; files are \
 parsed in that time. A change: from renaming the file into place until a client, which connects without a pause, begins a \
 connection that reaches the new backend; the {} ms that the file source waits for a file to be quiet are in it.\n",

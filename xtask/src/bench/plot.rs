@@ -20,6 +20,7 @@ const OURS: RGBColor = RGBColor(0x2f, 0x6f, 0xb0);
 const OTHERS: RGBColor = RGBColor(0xc7, 0x6b, 0x29);
 
 /// A bar with its interval.
+#[derive(Clone)]
 struct Bar {
     label: String,
     value: Series,
@@ -40,8 +41,9 @@ pub(super) fn write(report: &Report, folder: &Path) -> anyhow::Result<Vec<PathBu
         let among = hook.frontends.filter(|_| hook.arm == Arm::Hit);
         bar(hook.arm, among.map_or_else(String::new, |count| format!(", {count} frontends")), &hook.ns)
     });
-    let hooks = [("connect4: nanoseconds for one run".to_owned(), hooks.collect())];
-    for (name, panels) in [("ratios.svg", ratios.to_vec_of_some()), ("hooks.svg", hooks.to_vec_of_some())] {
+    let hooks = vec![("connect4: nanoseconds for one run".to_owned(), hooks.collect())];
+    for (name, mut panels) in [("ratios.svg", ratios.to_vec()), ("hooks.svg", hooks)] {
+        panels.retain(|(_, bars)| !bars.is_empty());
         if !panels.is_empty() {
             let path = folder.join(name);
             draw(&path, &panels).map_err(|error| anyhow!("cannot draw {}: {error}", path.display()))?;
@@ -52,17 +54,6 @@ pub(super) fn write(report: &Report, folder: &Path) -> anyhow::Result<Vec<PathBu
 }
 
 type Panel = (String, Vec<Bar>);
-
-/// Panels that have bars.
-trait ToVecOfSome {
-    fn to_vec_of_some(self) -> Vec<Panel>;
-}
-
-impl<const N: usize> ToVecOfSome for [Panel; N] {
-    fn to_vec_of_some(self) -> Vec<Panel> {
-        self.into_iter().filter(|(_, bars)| !bars.is_empty()).collect()
-    }
-}
 
 fn bar(arm: Arm, more: String, value: &Series) -> Bar {
     let color = match arm {
@@ -95,11 +86,15 @@ fn draw_panel(
     let rows = bars.len() as f64;
     let mut chart = ChartBuilder::on(area)
         .margin(10)
+        .margin_right(30)
         .caption(title, ("sans-serif", 16))
         .x_label_area_size(24)
         .y_label_area_size(190)
         .build_cartesian_2d(0.0..most, 0.0..rows)?;
-    chart.configure_mesh().disable_y_mesh().disable_y_axis().x_labels(10).draw()?;
+    let number = |value: &f64| if most > 50.0 { format!("{value:.0}") } else { format!("{value:.1}") };
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_y_mesh().disable_y_axis().x_labels(10).x_label_formatter(&number);
+    mesh.light_line_style(TRANSPARENT).draw()?;
     for (row, bar) in bars.iter().enumerate() {
         let middle = rows - row as f64 - 0.5;
         let value = &bar.value;
@@ -108,14 +103,13 @@ fn draw_panel(
         let interval = PathElement::new([(value.low, middle), (value.high, middle)], BLACK.stroke_width(2));
         chart.draw_series([rectangle])?;
         chart.draw_series([interval])?;
-        let (x, y) = chart.backend_coord(&(0.0, middle));
+        let y = chart.backend_coord(&(0.0, middle)).1;
         let (left, top) = area.get_base_pixel();
         area.draw(&Text::new(bar.label.clone(), (16, y - top - 7), ("sans-serif", 14)))?;
         let digits = if value.median < 50.0 { 3 } else { 0 };
         let end = chart.backend_coord(&(value.high, middle)).0;
         let told = format!("{:.digits$}", value.median);
         area.draw(&Text::new(told, (end - left + 8, y - top - 7), ("sans-serif", 13)))?;
-        let _ = x;
     }
     Ok(())
 }

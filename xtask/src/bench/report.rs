@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) quick: bool,
     pub(crate) rounds: u32,
     pub(crate) slot_millis: u64,
+    /// Of clients, server and proxy.
+    pub(crate) nice: i8,
     pub(crate) client_cpu: usize,
     pub(crate) server_cpu: usize,
     /// Versions; none if not there.

@@ -8,7 +8,13 @@ use super::report::{Arm, Report};
 use super::series::Series;
 
 const FILE_QUIET: &str = "The file source waits until a file was quiet for 100 ms, so that half-written files are not \
-                          read; the target is meant from the event that follows.";
+    read; the target is meant from the event that follows.";
+const NOT_ENROLLED: &str = "It asks for the ancestor cgroup and looks that up in a hash, for each depth that holds \
+    enrolled cgroups (here one); the empty program is two instructions.";
+const MISS: &str = "Three hash look-ups (enrolment, frontend, address) and one of the socket's storage, which must be \
+    forgotten if there is any.";
+const HIT: &str = "What the socket dialled is remembered in socket storage, which the kernel allocates at its first \
+    connect; the rest is two hash look-ups, array look-ups and counters.";
 
 /// How sure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,13 +103,15 @@ pub(super) fn lines(report: &Report) -> Vec<Line> {
     }
 
     let hook = |arm| report.hooks.iter().find(move |hook| hook.arm == arm);
-    for (arm, bound) in [(Arm::NotEnrolled, 1.5), (Arm::Miss, 2.0), (Arm::Hit, 5.0)] {
+    for (arm, bound, why) in
+        [(Arm::NotEnrolled, 1.5, NOT_ENROLLED), (Arm::Miss, 2.0, MISS), (Arm::Hit, 5.0, HIT)]
+    {
         if let Some(hook) = hook(arm) {
             ratio(
                 format!("connect4, {} / empty program", arm.label()),
                 &hook.ratio,
                 Bound::AtMost(bound),
-                "",
+                why,
             );
         }
     }
