@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// Only this part; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<Part>,
-    /// Rounds in which the arms alternate [default: 25; with --quick 2]
+    /// Rounds in which the arms alternate [default: 50; with --quick 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// How full the frontend map is for the cost of a hit [default: 10,1000,100000; with --quick 10,1000]
@@ -106,8 +106,8 @@ impl Plan {
         Plan {
             quick,
             parts,
-            rounds: options.rounds.unwrap_or(if quick { 2 } else { 25 }),
-            slot: Duration::from_millis(if quick { 50 } else { 300 }),
+            rounds: options.rounds.unwrap_or(if quick { 2 } else { 50 }),
+            slot: Duration::from_millis(if quick { 50 } else { 150 }),
             frontends: or(&options.frontends, &[10, 1000], &[10, 1000, 100_000]),
             entries: or(&options.entries, &[100, 1000], &[100, 10_000]),
             changes: if quick { 3 } else { 50 },
@@ -163,6 +163,7 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
     if let Err(error) = setup::compared() {
         say(&format!("some rows will be missing: {error:#}"));
     }
+    let session = machine::Session::with_nice(plan.nice);
     let began = Instant::now();
     let mut yard = Yard::start(&programs.load, plan.nice)?;
     let empty = Empty::attach(yard.cgroup("empty")?)?;
@@ -204,7 +205,7 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
     }
     report.end(began.elapsed());
     node.stop()?;
-    drop(empty);
+    drop((empty, session));
     let left = yard.end();
     anyhow::ensure!(left.is_empty(), "left behind: {}", left.join(", "));
     Ok(report)

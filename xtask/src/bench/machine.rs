@@ -69,3 +69,29 @@ fn said(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
+
+/// The scheduler's group of this session. Where there are such groups, niceness counts only within one, so
+/// the group must be made nicer or less nice as well; dropping it gives the group back what it had.
+pub(crate) struct Session {
+    before: Option<String>,
+}
+
+const AUTOGROUP: &str = "/proc/self/autogroup";
+
+impl Session {
+    pub(crate) fn with_nice(nice: i8) -> Session {
+        // `/autogroup-37 nice 0`.
+        let text = fs::read_to_string(AUTOGROUP).unwrap_or_default();
+        let before = text.split_once("nice ").map(|(_, before)| before.trim().to_owned());
+        let set = before.filter(|_| nice != 0 && fs::write(AUTOGROUP, nice.to_string()).is_ok());
+        Session { before: set }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = fs::write(AUTOGROUP, before);
+        }
+    }
+}
