@@ -113,7 +113,7 @@ holds the time of reading the clock, as the empty program's does. What a hit cos
 of the cgroup tree holds enrolled cgroups; each further one adds a look-up to all but the empty program.\n\n\
 Programmed: from the start of the process until the maps hold all and the agent is healthy, to within 60 ms; files are \
 parsed in that time. A change: from renaming the file into place until a client, which connects without a pause, begins a \
-connection that reaches the new backend; the {} ms that the file source waits for a file to be quiet are in it.\n",
+connection that reaches the new backend; the {} ms that the file source waits for a file to be quiet are in it. Every entry has one endpoint.\n",
         settings.client_cpu, settings.server_cpu, FILE_QUIET_MILLIS,
     )
 }
@@ -132,6 +132,13 @@ fn lost(report: &Report) -> String {
     for line in of(Verdict::Missed) {
         let told = format!("- {}: {}, target {}. {}", line.what, line.measured, line.target, line.why);
         text += &format!("{}\n", told.trim_end());
+    }
+    if of(Verdict::TooFew).next().is_some() {
+        text += "\nWell so far, but the target speaks of 100,000 entries with ten endpoints each, or of a million \
+                 frontends: ";
+        let lines: Vec<_> =
+            of(Verdict::TooFew).map(|line| format!("{} ({})", line.what, line.measured)).collect();
+        text += &format!("{}.\n", lines.join("; "));
     }
     if of(Verdict::CannotTell).next().is_some() {
         text += "\nToo noisy to tell: ";

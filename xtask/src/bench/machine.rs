@@ -56,7 +56,10 @@ pub(crate) fn load_average() -> f64 {
 pub(crate) fn commit() -> String {
     let mut git = Command::new("git");
     git.current_dir(workspace::root()).args(["describe", "--always", "--dirty"]);
-    said(&mut git).unwrap_or_else(|| "unknown".to_owned())
+    let commit = said(&mut git).unwrap_or_else(|| "unknown".to_owned());
+    // Then nobody knows what was measured but who set it.
+    let other = std::env::var_os("KMESH_SE_BIN").map_or("", |_| " with another agent (KMESH_SE_BIN)");
+    commit + other
 }
 
 /// `nftables v1.0.6 (Lester Gooch #5)`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tests::load::Kind;
 
 use super::machine::{self, Machine};
@@ -132,6 +133,19 @@ pub(crate) struct Scale {
     pub(crate) change_ms: Vec<f64>,
 }
 
+/// Four decimals are more than was measured, and come back from JSON as they went.
+fn round(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let rounded = number.as_f64().map(|number| (number * 1e4).round() / 1e4);
+            *value = rounded.map_or(Value::Null, Value::from);
+        }
+        Value::Array(values) => values.iter_mut().for_each(round),
+        Value::Object(fields) => fields.values_mut().for_each(round),
+        _ => (),
+    }
+}
+
 impl Scale {
     /// A percentile of the changes, milliseconds.
     pub(crate) fn change(&self, percent: usize) -> f64 {
@@ -172,11 +186,12 @@ impl Report {
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         // A line for each row, so that a new run is a readable difference.
         let mut text = String::from("{\n");
-        let whole = serde_json::to_value(self)?;
+        let mut whole = serde_json::to_value(self)?;
+        round(&mut whole);
         let fields = whole.as_object().context("a report is an object")?;
         for (number, (name, value)) in fields.iter().enumerate() {
             let comma = if number + 1 < fields.len() { "," } else { "" };
-            let rows = value.as_array().filter(|rows| rows.iter().all(serde_json::Value::is_object));
+            let rows = value.as_array().filter(|rows| rows.iter().all(Value::is_object));
             let value = match rows.filter(|rows| !rows.is_empty()) {
                 Some(rows) => {
                     let rows: Vec<_> = rows.iter().map(|row| format!("  {row}")).collect();

@@ -144,6 +144,9 @@ pub(super) fn text(report: &Report) -> String {
     for what in &report.skipped {
         text += &format!("\nnot measured: {what}");
     }
+    if report.settings.quick {
+        text += "\nA --quick run: nothing follows from its numbers.";
+    }
     let [before, after] = report.load_average;
     let cpus = report.machine.cpus;
     text + &format!(
