@@ -203,7 +203,7 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
     if plan.has(Part::Scale) {
         report.scale = scale::measure(&yard, &programs, plan)?;
     }
-    report.end(began.elapsed());
+    let report = report.end(began.elapsed())?;
     node.stop()?;
     drop((empty, session));
     let left = yard.end();

@@ -6,10 +6,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ::tests::load::Kind;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tests::load::Kind;
 
 use super::machine::{self, Machine};
 use super::series::Series;
@@ -173,9 +173,13 @@ impl Report {
         }
     }
 
-    pub(crate) fn end(&mut self, took: Duration) {
+    /// The report as its JSON will hold it, so that what is printed now and made from the file later agree.
+    pub(crate) fn end(mut self, took: Duration) -> anyhow::Result<Report> {
         self.took_secs = took.as_secs_f64();
         self.load_average[1] = machine::load_average();
+        let mut whole = serde_json::to_value(self)?;
+        round(&mut whole);
+        Ok(serde_json::from_value(whole)?)
     }
 
     pub(crate) fn read(path: &Path) -> anyhow::Result<Report> {
@@ -186,8 +190,7 @@ impl Report {
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         // A line for each row, so that a new run is a readable difference.
         let mut text = String::from("{\n");
-        let mut whole = serde_json::to_value(self)?;
-        round(&mut whole);
+        let whole = serde_json::to_value(self)?;
         let fields = whole.as_object().context("a report is an object")?;
         for (number, (name, value)) in fields.iter().enumerate() {
             let comma = if number + 1 < fields.len() { "," } else { "" };
@@ -207,5 +210,21 @@ impl Report {
     /// The row of this traffic and way.
     pub(crate) fn row(&self, kind: Kind, arm: Arm) -> Option<&Traffic> {
         self.traffic.iter().find(|row| row.kind == kind && row.arm == arm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rounded_number_comes_back_from_json_as_it_went() -> anyhow::Result<()> {
+        let numbers: Vec<f64> = (1..2000).map(|number| f64::from(number).sqrt() * 12_345.678_9).collect();
+        let mut rounded = serde_json::to_value(&numbers)?;
+        round(&mut rounded);
+        let again: Value = serde_json::from_str(&rounded.to_string())?;
+        assert_eq!(again, rounded);
+        assert!((again[0].as_f64().context("a number")? - numbers[0]).abs() < 1e-4);
+        Ok(())
     }
 }
