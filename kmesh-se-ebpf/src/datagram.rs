@@ -5,7 +5,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, programs::SockAddrContext};
 use kmesh_se_common::{
-    addr::words,
+    addr::{is_v4_mapped, words},
     maps::{Mapping, NO_SERVICE, Outcome, Service, SockState, UdpPeer},
 };
 
@@ -21,6 +21,9 @@ use crate::{
 pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     let to = F::read(ctx);
     let Some((workload, config)) = enrol::caller() else { return pass(ctx, to) };
+    if is_connected(ctx, to) {
+        return PROCEED;
+    }
 
     if let Some(listener) = dns::listener(workload, config, to) {
         if !F::sends_to(&listener.addr) {
@@ -53,6 +56,18 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     count::service_refused(service);
     count::refused(outcome, workload, to, IPPROTO_UDP);
     sock::refuse(EHOSTUNREACH)
+}
+
+/// Whether `to` is what `connect` made of the address dialled: an IPv6 socket that is connected to a v4-mapped address
+/// comes here with each datagram, as if it had been given an address.
+#[inline(always)]
+fn is_connected(ctx: &SockAddrContext, to: Endpoint) -> bool {
+    const AF_INET6: u32 = 10;
+    // SAFETY: the context is valid for the whole program.
+    let is_v6 = unsafe { (*ctx.sock_addr).family } == AF_INET6;
+    is_v6
+        && is_v4_mapped(&to.addr)
+        && peer::state(ctx).is_some_and(|s| peer::vip_of(&s.connected, to).is_some())
 }
 
 /// The backend that this socket used last for `vip`, while the service's slots have not changed since.

@@ -6,7 +6,7 @@ mod commands;
 mod events;
 mod query;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -26,7 +26,7 @@ use self::{commands::CommandCgroups, events::Refusals};
 use crate::{
     admin::{AdminSocket, Query},
     config::{AgentArgs, Source},
-    dns::{DnsConfig, DnsServer, NameTable},
+    dns::{DnsConfig, DnsListen, DnsServer, NameTable},
     enrol::{self, Cgroup},
     loader::{self, Loaded, Unattached},
     model::Namespace,
@@ -62,10 +62,9 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let vips = state.load_vips(args.vip_ranges())?;
     let resolvers = resolvers(&args)?;
     let names = Arc::new(NameTable::new());
-    let listen = args.dns_listen;
-    let dns =
-        DnsServer::new(listen.ip(), listen.port(), resolvers.clone(), names.clone(), DnsConfig::default())?;
-    let dns_port = dns.listen(Namespace::default()).await?;
+    let listen = args.dns_listen()?;
+    let dns = DnsServer::new(listen, resolvers.clone(), names.clone(), DnsConfig::default())?;
+    let dns_port = dns.listen(Namespace::default())?;
 
     let attach = AttachCgroup::open(args.attach.clone())?;
     let (programs, maps) = loader::load(&attach.cgroup.path, &args.capacities())?;
@@ -75,13 +74,14 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let mut maps = maps;
     refusals.read_from(&mut maps, &mut tasks, &shutdown)?;
     let mut maps = AyaMaps::new(maps, args.capacities())?;
-    maps.write_config(kernel_config(&args))?;
+    maps.write_config(kernel_config(&listen, &resolvers, dns.last_port()))?;
     maps.write_resolvers(&resolvers.iter().map(std::net::SocketAddr::ip).collect::<Vec<_>>())?;
     let heartbeat = maps.heartbeat();
 
     let mut agent = Agent {
         started,
         reconciler: Reconciler::new(Sink::new(maps, args.capacities()), vips, names),
+        listen,
         dns: Arc::new(dns),
         dns_ports: BTreeMap::from([(Namespace::default(), dns_port)]),
         programs: Programs::Loaded(programs),
@@ -143,18 +143,15 @@ fn resolvers(args: &AgentArgs) -> anyhow::Result<Vec<std::net::SocketAddr>> {
     Ok(args.resolver.iter().map(|r| r.0).collect())
 }
 
-fn kernel_config(args: &AgentArgs) -> KernelConfig {
-    let listen = args.dns_listen;
-    let (dns4, dns6) = match listen.ip() {
-        std::net::IpAddr::V4(v4) => (v4.octets(), [0; 16]),
-        std::net::IpAddr::V6(v6) => ([0; 4], v6.octets()),
-    };
+fn kernel_config(listen: &DnsListen, resolvers: &[SocketAddr], last_port: u16) -> KernelConfig {
+    // An address where nobody listens is no listener's: dialling it is nobody's business.
+    let serves = |ip: std::net::IpAddr| resolvers.iter().any(|r| listen.for_resolver(r) == Some(ip));
     KernelConfig {
         layout: LAYOUT_VERSION,
-        dns4,
-        dns6,
+        dns4: listen.v4().filter(|v4| serves((*v4).into())).map_or([0; 4], |v4| v4.octets()),
+        dns6: listen.v6().filter(|v6| serves((*v6).into())).map_or([0; 16], |v6| v6.octets()),
         dns_port_first: listen.port(),
-        dns_port_last: u16::MAX,
+        dns_port_last: last_port,
         _pad: 0,
         levels: [LEVEL_END; MAX_LEVELS],
         heartbeat_ns: 0,
@@ -233,6 +230,7 @@ struct Agent {
     args: AgentArgs,
     resolvers: Vec<std::net::SocketAddr>,
     reconciler: Reconciler<AyaMaps>,
+    listen: DnsListen,
     dns: Arc<DnsServer>,
     /// The first listener port of each namespace with clients.
     dns_ports: BTreeMap<Namespace, u16>,
@@ -331,8 +329,9 @@ impl Agent {
         let dns_port = match self.dns_ports.get(namespace) {
             Some(port) => *port,
             None => {
-                let port = self.dns.listen(namespace.clone()).await?;
+                let port = self.dns.listen(namespace.clone())?;
                 self.dns_ports.insert(namespace.clone(), port);
+                self.reconciler.sink().maps().set_dns_ports(self.listen.port(), self.dns.last_port())?;
                 port
             }
         };

@@ -3,7 +3,13 @@
 //! In: the loaded object's maps. Out: one system call, or one store to mapped memory, for each write; counters read.
 //! Never: an id chosen here.
 
-use std::{collections::BTreeMap, io, mem::offset_of, os::fd::AsFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    mem::offset_of,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aya::{
     Pod,
@@ -43,12 +49,26 @@ pub struct AyaMaps {
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     config: Arc<MappedArray<Config>>,
+    has_stopped: Arc<Mutex<bool>>,
 }
 
 impl Heartbeat {
     /// Says that the loop that serves DNS runs.
     pub fn beat(&self) {
-        let stored = self.config.store(0, offset_of!(Config, heartbeat_ns), monotonic_ns());
+        let has_stopped = self.has_stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*has_stopped {
+            self.write(monotonic_ns());
+        }
+    }
+
+    /// From now on queries go to the resolvers; this cannot be taken back by a beat.
+    pub fn stop(&self) {
+        *self.has_stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.write(0);
+    }
+
+    fn write(&self, time_ns: u64) {
+        let stored = self.config.store(0, offset_of!(Config, heartbeat_ns), time_ns);
         debug_assert!(stored.is_ok(), "the configuration has one element");
     }
 }
@@ -94,10 +114,11 @@ impl AyaMaps {
     /// Writes the heartbeat from elsewhere.
     #[must_use]
     pub fn heartbeat(&self) -> Heartbeat {
-        Heartbeat { config: self.config.clone() }
+        Heartbeat { config: self.config.clone(), has_stopped: Arc::default() }
     }
 
-    /// Writes what the programs need to know of the agent; the heartbeat starts at zero, so DNS is not captured yet.
+    /// Writes what the programs need to know of the agent. The heartbeat is left: in a new map it is zero, so DNS is not
+    /// captured yet; in one that another agent fills, that agent still serves.
     ///
     /// # Errors
     /// A word lies outside the map, which cannot be.
@@ -105,10 +126,27 @@ impl AyaMaps {
         let words = std::mem::size_of::<Config>() / 8;
         // SAFETY: `Config` is plain old data (`aya::Pod`) without implicit padding, 8-byte aligned, of `words` words.
         let source = unsafe { std::slice::from_raw_parts((&raw const config).cast::<u64>(), words) };
-        for (index, word) in source.iter().enumerate() {
-            self.config.store(0, index * 8, *word).map_err(sys(l::MAP_CONFIG, "write"))?;
+        for (offset, word) in (0..).step_by(8).zip(source) {
+            if offset == offset_of!(Config, heartbeat_ns) {
+                continue;
+            }
+            self.config.store(0, offset, *word).map_err(sys(l::MAP_CONFIG, "write"))?;
         }
         Ok(())
+    }
+
+    /// Says which ports at the listeners' addresses are listeners, so that others there can be dialled.
+    ///
+    /// # Errors
+    /// As [`AyaMaps::write_config`].
+    pub fn set_dns_ports(&self, first: u16, last: u16) -> Result<(), MapError> {
+        const { assert!(offset_of!(Config, dns_port_first) % 8 == 0) };
+        let [a, b] = first.to_ne_bytes();
+        let [c, d] = last.to_ne_bytes();
+        // The four bytes after the two ports are padding.
+        self.config
+            .store(0, offset_of!(Config, dns_port_first), u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]))
+            .map_err(sys(l::MAP_CONFIG, "write"))
     }
 
     /// Has port 53 of these resolvers captured, in this order.
