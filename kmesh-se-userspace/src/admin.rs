@@ -83,7 +83,18 @@ pub enum AdminError {
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
-    path: PathBuf,
+    _file: SocketFile,
+}
+
+/// The path of a socket that is ours.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone already; there is nobody to tell.
+        drop(fs::remove_file(&self.0));
+    }
 }
 
 impl AdminSocket {
@@ -108,7 +119,7 @@ impl AdminSocket {
             Ok(listener)
         };
         let listener = listen().map_err(|error| AdminError::Listen { path: path.to_owned(), error })?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, _file: SocketFile(path.to_owned()) })
     }
 
     /// Serves until `shutdown`.
@@ -121,11 +132,9 @@ impl AdminSocket {
             .route("/services", get(services))
             .route("/exec", post(exec))
             .with_state(queries);
-        let served =
-            axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        // Another agent may have taken the path over only after this one stopped answering.
-        fs::remove_file(&self.path).ok();
-        served
+        // The file goes when serving ends.
+        let Self { listener, _file } = self;
+        axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     admin,
     desired::VipRanges,
     dns::{DnsError, DnsListen},
+    loader,
     model::Namespace,
     sink::Capacities,
 };
@@ -49,7 +50,12 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_RESOLVER", value_name = "ADDR[:PORT]", value_delimiter = ',')]
     pub resolver: Vec<ResolverArg>,
 
-    /// The directory that remembers which host has which virtual address.
+    /// The directory of a BPF file system where programs and maps outlive the agent. One is mounted at /sys/fs/bpf if there is
+    /// none.
+    #[arg(long, env = "KMESH_SE_PIN", value_name = "DIR", default_value = loader::DEFAULT_PIN)]
+    pub pin: PathBuf,
+
+    /// The directory that remembers virtual addresses, ids of namespaces and the last addresses of names.
     #[arg(long, env = "KMESH_SE_STATE", value_name = "DIR", default_value = "/var/lib/kmesh-se")]
     pub state: PathBuf,
 

@@ -3,6 +3,7 @@
 //! In: paths. Out: ids and depths for the sink; cgroups for commands, removed when they are empty. Never: a map.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -101,6 +102,31 @@ impl Cgroup {
         })?;
         let below = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
         Self::open(&mount.join(below.trim_start_matches('/')))
+    }
+
+    /// This cgroup and all below it, by id.
+    #[must_use]
+    pub fn tree(&self) -> BTreeMap<u64, Self> {
+        let mut found = BTreeMap::new();
+        let mut waiting = vec![self.clone()];
+        while let Some(cgroup) = waiting.pop() {
+            for child in fs::read_dir(&cgroup.path).into_iter().flatten().filter_map(Result::ok) {
+                // Directories are cgroups; one that goes away meanwhile is not looked for.
+                if let Ok(metadata) = child.metadata()
+                    && metadata.is_dir()
+                {
+                    waiting.push(Self { path: child.path(), id: metadata.ino(), level: cgroup.level + 1 });
+                }
+            }
+            found.insert(cgroup.id, cgroup);
+        }
+        found
+    }
+
+    /// Whether this is the cgroup of a command; see [`create_for_command`].
+    #[must_use]
+    pub fn is_for_command(&self) -> bool {
+        self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(COMMAND_PREFIX))
     }
 
     /// Whether a process lives here or below.

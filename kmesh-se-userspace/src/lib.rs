@@ -24,6 +24,7 @@ pub mod sink;
 pub mod source;
 pub mod state;
 pub mod status;
+mod sys;
 
 #[cfg(test)]
 mod testing;

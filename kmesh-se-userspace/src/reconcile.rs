@@ -46,20 +46,27 @@ pub struct Reconciler<M> {
     /// Host -> the names that it needs.
     needs: BTreeMap<HostName, BTreeSet<HostName>>,
     report: Report,
+    /// Addresses from an earlier run, for names that are wanted before they are answered.
+    remembered: Resolved,
+    /// Whether the maps hold rows of an earlier agent that have not been compared with the desired ones yet.
+    takes_over: bool,
 }
 
-/// What the loop has to do after [`Reconciler::program`].
+/// What one step changes: made by [`Reconciler::prepare`], carried out by [`Reconciler::commit`].
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub struct Effects {
+pub struct Step {
     /// Names to resolve from now on.
     pub want: BTreeSet<HostName>,
     /// Names that nobody needs any more.
     pub unwant: BTreeSet<HostName>,
-    /// Whether the VIPs changed and must be saved before the names are published.
-    pub vips_changed: bool,
-    /// The hosts that were rebuilt, for [`Reconciler::publish`].
-    pub hosts: BTreeSet<HostName>,
+    /// Whether VIPs or scope ids changed, to be saved before the step is carried out.
+    pub must_save: bool,
+    /// The hosts that were rebuilt.
+    hosts: BTreeSet<HostName>,
+    /// They, and those that share addresses with them.
+    touched: BTreeSet<HostName>,
+    ops: Vec<MapOp>,
 }
 
 impl<M: Maps> Reconciler<M> {
@@ -77,7 +84,18 @@ impl<M: Maps> Reconciler<M> {
             dependents: BTreeMap::new(),
             needs: BTreeMap::new(),
             report: Report::default(),
+            remembered: Resolved::new(),
+            takes_over: false,
         }
+    }
+
+    /// Goes on from where an earlier agent stopped: the sink holds its rows, which stay until the source has synced and then
+    /// become the desired ones; `remembered` are the addresses that its names had.
+    #[must_use]
+    pub fn taking_over(mut self, remembered: Resolved) -> Self {
+        self.takes_over = *self.sink.actual() != Tables::default();
+        self.remembered = remembered;
+        self
     }
 
     /// Takes in what a source tells. An object that is rejected takes the place of nothing: what it said before is
@@ -123,10 +141,11 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
-    /// Whether [`Reconciler::program`] has something to do.
+    /// Whether [`Reconciler::prepare`] has something to do.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        let must_wait = self.takes_over && !self.report.synced;
+        !must_wait && (self.takes_over || !self.dirty.is_empty())
     }
 
     /// Marks what could not be written before, so that it is tried again.
@@ -134,16 +153,16 @@ impl<M: Maps> Reconciler<M> {
         self.dirty.append(&mut self.failed);
     }
 
-    /// Rebuilds the hosts that changed and writes the difference to the maps. Names that are gone leave the DNS table
-    /// first; names that are new enter it in [`Reconciler::publish`].
-    pub fn program(&mut self, now: Timestamp) -> Effects {
+    /// Rebuilds the hosts that changed and compares them with the maps. Names that are gone leave the DNS table now, before
+    /// their rows.
+    pub fn prepare(&mut self, now: Timestamp) -> Step {
         self.retry_failed();
-        let mut effects = Effects { hosts: std::mem::take(&mut self.dirty), ..Effects::default() };
-        let mut touched = effects.hosts.clone();
+        let mut step = Step { hosts: std::mem::take(&mut self.dirty), ..Step::default() };
+        step.touched.clone_from(&step.hosts);
         let mut before = Tables::default();
-        for host in self.in_order_of_age(&effects.hosts) {
-            self.update_needs(&host, &mut effects);
-            effects.vips_changed |= self.update_vips(&host, now);
+        for host in self.in_order_of_age(&step.hosts) {
+            self.update_needs(&host, &mut step);
+            step.must_save |= self.update_vips(&host, now);
             let exists = !self.snapshot.entries_of(&host).is_empty();
             let built =
                 exists.then(|| desired::host(&self.snapshot, &self.resolved, self.vips.get(&host), &host));
@@ -152,13 +171,29 @@ impl<M: Maps> Reconciler<M> {
             }
             let change = self.desired.set(&host, built);
             before.extend(change.old);
-            touched.extend(change.hosts);
+            step.touched.extend(change.hosts);
         }
-        let after = self.desired.effective(&touched);
-        let ops = diff(&self.sink.actual().restricted(&before, &after), &after);
+        let after = if std::mem::take(&mut self.takes_over) {
+            // What the earlier agent left and nobody wants goes with this step.
+            let all = self.desired.effective(self.desired.hosts().map(|(host, _)| host));
+            self.sink.adopt(&all);
+            step.must_save |= self.release_unused_vips(now);
+            before = self.sink.actual().clone();
+            all
+        } else {
+            self.desired.effective(&step.touched)
+        };
+        step.ops = diff(&self.sink.actual().restricted(&before, &after), &after);
+        step.must_save |= self.sink.reserve_scopes(&after);
+        step
+    }
+
+    /// Writes the step to the maps, then publishes the names of its hosts.
+    pub fn commit(&mut self, step: Step) {
+        let Step { hosts, touched, ops, .. } = step;
         self.write(ops, &touched);
         self.report.revision = self.snapshot.revision;
-        effects
+        self.publish(&hosts);
     }
 
     fn write(&mut self, ops: Vec<MapOp>, touched: &BTreeSet<HostName>) {
@@ -199,7 +234,7 @@ impl<M: Maps> Reconciler<M> {
 
     /// Puts the names of rebuilt hosts into the DNS table. A name whose backends were never resolved waits for the first
     /// answer, so that no client is sent to an address that leads nowhere yet.
-    pub fn publish(&mut self, hosts: &BTreeSet<HostName>) {
+    fn publish(&self, hosts: &BTreeSet<HostName>) {
         for host in hosts {
             let needs = self.needs.get(host).into_iter().flatten();
             let is_answered =
@@ -222,7 +257,7 @@ impl<M: Maps> Reconciler<M> {
         hosts
     }
 
-    fn update_needs(&mut self, host: &HostName, effects: &mut Effects) {
+    fn update_needs(&mut self, host: &HostName, step: &mut Step) {
         let new = desired::wanted_names(&self.snapshot, host);
         let old = self.needs.remove(host).unwrap_or_default();
         for name in old.difference(&new) {
@@ -231,16 +266,19 @@ impl<M: Maps> Reconciler<M> {
                 if hosts.is_empty() {
                     self.dependents.remove(name);
                     self.resolved.remove(name);
-                    effects.want.remove(name);
-                    effects.unwant.insert(name.clone());
+                    step.want.remove(name);
+                    step.unwant.insert(name.clone());
                 }
             }
         }
         for name in new.difference(&old) {
             let hosts = self.dependents.entry(name.clone()).or_default();
             if hosts.is_empty() {
-                effects.unwant.remove(name);
-                effects.want.insert(name.clone());
+                step.unwant.remove(name);
+                step.want.insert(name.clone());
+                if let Some(addresses) = self.remembered.remove(name) {
+                    self.resolved.insert(name.clone(), addresses);
+                }
             }
             hosts.insert(host.clone());
         }
@@ -269,9 +307,8 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
-    /// The hosts that kept their VIP from an earlier run but that no object names now lose it. Called once, after the
-    /// sources have synced.
-    pub fn release_unused_vips(&mut self, now: Timestamp) -> bool {
+    /// The hosts that kept their VIP from an earlier run but that no object names now lose it.
+    fn release_unused_vips(&mut self, now: Timestamp) -> bool {
         let unused: Vec<HostName> = self
             .vips
             .iter()

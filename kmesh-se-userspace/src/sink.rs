@@ -7,7 +7,7 @@ mod alias;
 pub mod aya;
 mod ids;
 pub mod memory;
-mod sys;
+mod restore;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +27,7 @@ use kmesh_se_common::{
 };
 
 use self::ids::Runs;
+pub use self::restore::Contents;
 use crate::{
     desired::{Address, Backend, Frontend, Scope, ServiceKey, Tables, Unlisted},
     diff::MapOp,
@@ -57,6 +58,8 @@ pub trait Maps {
     fn remove_workload(&mut self, cgroup: u64) -> Result<(), MapError>;
     /// Writes the depths at which cgroups are enrolled.
     fn set_levels(&mut self, levels: [u8; MAX_LEVELS]) -> Result<(), MapError>;
+    /// Everything that the maps hold, for an agent that takes them over.
+    fn contents(&self) -> Result<Contents, MapError>;
     /// Returns when no program still runs that was running at the call.
     fn wait_for_readers(&mut self) -> Result<(), MapError>;
 }
@@ -512,10 +515,28 @@ impl<M: Maps> Sink<M> {
         match scope {
             Scope::Mesh => SCOPE_MESH,
             Scope::Namespace(namespace) => {
-                let next = u32::try_from(self.scopes.len()).unwrap_or(u32::MAX - 1) + 1;
+                let next = self.scopes.values().map(|s| s.id).max().unwrap_or(SCOPE_MESH) + 1;
                 self.scopes.entry(namespace.clone()).or_insert(ScopeId { id: next, rows: 0 }).id
             }
         }
+    }
+
+    /// Gives ids to the namespaces that `rows` name; says whether there was a new one, to be saved before its rows are written.
+    pub fn reserve_scopes(&mut self, rows: &Tables) -> bool {
+        let before = self.scopes.len();
+        let scopes: BTreeSet<&Scope> =
+            rows.frontends.keys().map(|f| &f.scope).chain(rows.addresses.keys().map(|a| &a.scope)).collect();
+        for scope in scopes {
+            self.scope_id(scope);
+        }
+        self.scopes.len() > before
+    }
+
+    /// The same for the namespace of a client.
+    pub fn reserve_scope(&mut self, namespace: &Namespace) -> bool {
+        let before = self.scopes.len();
+        self.scope_id(&Scope::Namespace(namespace.clone()));
+        self.scopes.len() > before
     }
 
     fn add_row(&mut self, scope: &Scope) -> Result<(), MapError> {
@@ -593,6 +614,8 @@ impl<M: Maps> Sink<M> {
             }
         }
         self.maps.insert_workload(cgroup, workload)?;
+        // The element of an earlier value may be used for the next one.
+        self.limbo.hash_elements = true;
         Ok(())
     }
 

@@ -47,7 +47,7 @@ pub(crate) fn demo(release: bool) -> anyhow::Result<bool> {
     play.tutorial()?;
     let Play { stage, mut right, mut wrong } = play;
 
-    println!("Stop the agent (SIGTERM), and take everything down:");
+    println!("Stop the agent (Ctrl-C), and take everything down:");
     let left = stage.end()?;
     tick(
         left.is_empty(),

@@ -33,7 +33,7 @@ impl Agent {
     }
 
     async fn enrol_command(&mut self, namespace: &Namespace) -> anyhow::Result<ExecAnswer> {
-        let cgroup = self.commands.create()?;
+        let cgroup = self.commands.create(&self.attach.cgroup.path)?;
         if let Err(error) = self.enrol(&cgroup, namespace).await {
             drop(cgroup.remove());
             return Err(error);
@@ -166,7 +166,7 @@ impl Agent {
     }
 
     fn resolve_status(&self) -> ResolveStatus {
-        let names = self.resolver.as_ref().map(crate::resolve::Resolver::status).unwrap_or_default();
+        let names = self.resolver.status();
         let failing = names.iter().filter_map(|n| {
             let error = n.last_error.clone()?;
             Some(FailingName { name: n.name.to_string(), stale: n.stale, age_secs: n.age_secs, error })

@@ -83,19 +83,30 @@ impl Schedule {
     }
 
     /// Adds a name, due at once; false if it is there already.
-    pub(super) fn want(&mut self, now: Instant, name: HostName) -> bool {
+    pub(super) fn want(
+        &mut self,
+        now: Instant,
+        name: HostName,
+        known: Option<(Addresses, Duration)>,
+    ) -> bool {
         if self.names.contains_key(&name) {
             return false;
         }
         self.generation += 1;
         self.queue.insert((now, name.clone(), Family::V4));
         self.queue.insert((now, name.clone(), Family::V6));
-        let state = Name {
+        let mut state = Name {
             generation: self.generation,
             v4: FamilyState::new(now),
             v6: FamilyState::new(now),
             published: None,
         };
+        if let Some((addresses, age)) = known {
+            let good_at = now.checked_sub(age);
+            state.v4.remember(addresses.v4.iter().copied().map(IpAddr::V4).collect(), good_at);
+            state.v6.remember(addresses.v6.iter().copied().map(IpAddr::V6).collect(), good_at);
+            state.published = Some(addresses);
+        }
         self.names.insert(name, state);
         true
     }
@@ -208,6 +219,15 @@ impl FamilyState {
             nothings: 0,
             failures: 0,
             error: None,
+        }
+    }
+
+    /// Takes addresses of an earlier run, which no answer of this one has confirmed.
+    fn remember(&mut self, addresses: Vec<IpAddr>, good_at: Option<Instant>) {
+        if !addresses.is_empty() {
+            self.addresses = addresses;
+            self.good_at = good_at;
+            self.error = Some("not confirmed since the agent's start".to_owned());
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     io,
     mem::offset_of,
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
 use aya::{
@@ -23,11 +23,11 @@ use kmesh_se_common::{
     },
 };
 
-use super::{
-    Capacities, MapError, Maps,
+use super::{Capacities, Contents, MapError, Maps};
+use crate::{
+    loader::LoadedMaps,
     sys::{GracePeriod, MappedArray},
 };
-use crate::loader::LoadedMaps;
 
 /// Writes to the maps of a loaded object.
 pub struct AyaMaps {
@@ -117,20 +117,18 @@ impl AyaMaps {
         Heartbeat { config: self.config.clone(), has_stopped: Arc::default() }
     }
 
-    /// Writes what the programs need to know of the agent. The heartbeat is left: in a new map it is zero, so DNS is not
-    /// captured yet; in one that another agent fills, that agent still serves.
+    /// Writes what the programs need to know of the agent. The heartbeat and the depths of enrolled cgroups are kept: in maps
+    /// that are taken over, programs may be using them.
     ///
     /// # Errors
     /// A word lies outside the map, which cannot be.
     pub fn write_config(&mut self, config: Config) -> Result<(), MapError> {
+        let kept = [offset_of!(Config, levels), offset_of!(Config, heartbeat_ns)];
         let words = std::mem::size_of::<Config>() / 8;
         // SAFETY: `Config` is plain old data (`aya::Pod`) without implicit padding, 8-byte aligned, of `words` words.
         let source = unsafe { std::slice::from_raw_parts((&raw const config).cast::<u64>(), words) };
-        for (offset, word) in (0..).step_by(8).zip(source) {
-            if offset == offset_of!(Config, heartbeat_ns) {
-                continue;
-            }
-            self.config.store(0, offset, *word).map_err(sys(l::MAP_CONFIG, "write"))?;
+        for (index, word) in source.iter().enumerate().filter(|(index, _)| !kept.contains(&(index * 8))) {
+            self.config.store(0, index * 8, *word).map_err(sys(l::MAP_CONFIG, "write"))?;
         }
         Ok(())
     }
@@ -149,11 +147,16 @@ impl AyaMaps {
             .map_err(sys(l::MAP_CONFIG, "write"))
     }
 
-    /// Has port 53 of these resolvers captured, in this order.
+    /// Has port 53 of these resolvers captured, in this order, and of no others.
     ///
     /// # Errors
     /// There are more than [`l::MAX_RESOLVERS`], or the kernel refused.
     pub fn write_resolvers(&mut self, resolvers: &[std::net::IpAddr]) -> Result<(), MapError> {
+        for (addr, _) in read_all(&self.resolver, l::MAP_RESOLVER)? {
+            if !resolvers.contains(&addr::to_ip(addr)) {
+                remove(&mut self.resolver, &addr, l::MAP_RESOLVER)?;
+            }
+        }
         for (index, resolver) in (0..).zip(resolvers) {
             self.resolver
                 .insert(addr::from_ip(*resolver), Resolver { index }, 0)
@@ -218,6 +221,17 @@ fn chain(error: &dyn std::error::Error) -> String {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
     }
+}
+
+fn read_all<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<Vec<(K, V)>, MapError> {
+    map.iter().collect::<Result<_, _>>().map_err(|error| MapError::Sys {
+        map: name,
+        call: "read",
+        error: chain(&error),
+    })
 }
 
 fn remove<K: Pod, V: Pod>(
@@ -289,6 +303,38 @@ impl Maps for AyaMaps {
         self.config
             .store(0, offset_of!(Config, levels), u64::from_ne_bytes(levels))
             .map_err(sys(l::MAP_CONFIG, "write"))
+    }
+
+    fn contents(&self) -> Result<Contents, MapError> {
+        let mut contents = Contents {
+            frontends: read_all(&self.frontend, l::MAP_FRONTEND)?
+                .into_iter()
+                .map(|(k, v)| (k, v.service))
+                .collect(),
+            addresses: read_all(&self.address, l::MAP_ADDRESS)?,
+            workloads: read_all(&self.enrol, l::MAP_ENROL)?,
+            ..Contents::default()
+        };
+        for id in 0..self.capacities.services {
+            let word = self.service.word(id, 0).map_or(0, |word| word.load(Ordering::Acquire));
+            if word != 0 {
+                // SAFETY: both are 8 plain bytes; every bit pattern is a `Service`.
+                contents.services.insert(id, unsafe { std::mem::transmute::<u64, Service>(word) });
+            }
+        }
+        contents.services.retain(|_, word| word.slot_count > 0);
+        let element = |error: AyaError, map| MapError::Sys { map, call: "read", error: chain(&error) };
+        for word in contents.services.values() {
+            for slot_id in word.slot_base..word.slot_base.saturating_add(word.slot_count) {
+                let slot = self.slot.get(&slot_id, 0).map_err(|e| element(e, l::MAP_SLOT))?;
+                for id in [slot.backend, slot.alias] {
+                    let backend = self.backend.get(&id, 0).map_err(|e| element(e, l::MAP_BACKEND))?;
+                    contents.backends.insert(id, backend);
+                }
+                contents.slots.insert(slot_id, slot);
+            }
+        }
+        Ok(contents)
     }
 
     fn wait_for_readers(&mut self) -> Result<(), MapError> {

@@ -16,7 +16,7 @@ use kmesh_se_common::{
     },
 };
 
-use super::{Capacities, MapError, Maps};
+use super::{Capacities, Contents, MapError, Maps};
 
 /// What a connect meets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +169,18 @@ impl Maps for MemoryMaps {
 
     fn set_levels(&mut self, _levels: [u8; MAX_LEVELS]) -> Result<(), MapError> {
         Ok(())
+    }
+
+    fn contents(&self) -> Result<Contents, MapError> {
+        let services = self.services.iter().filter(|(_, word)| word.slot_count > 0);
+        Ok(Contents {
+            frontends: self.frontends.iter().map(|(key, service)| (*key, *service)).collect(),
+            addresses: self.addresses.iter().map(|(key, address)| (*key, *address)).collect(),
+            services: services.map(|(id, word)| (*id, *word)).collect(),
+            slots: self.slots.clone(),
+            backends: self.backends.clone(),
+            workloads: self.workloads.iter().map(|(cgroup, workload)| (*cgroup, *workload)).collect(),
+        })
     }
 
     fn wait_for_readers(&mut self) -> Result<(), MapError> {
