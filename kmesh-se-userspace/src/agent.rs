@@ -4,9 +4,13 @@
 
 mod commands;
 mod events;
+mod handover;
 mod query;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, os::unix::net::UnixListener as StdUnixListener, sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -22,11 +26,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{commands::CommandCgroups, events::Refusals};
+pub(crate) use self::handover::socket_path as handover_socket;
+use self::{
+    commands::CommandCgroups,
+    events::Refusals,
+    handover::{Leaving, Taken},
+};
 use crate::{
-    admin::{AdminSocket, Query},
+    admin::{AdminSocket, Door, Query},
     config::{AgentArgs, Source},
-    dns::{DnsConfig, DnsListen, DnsServer, NameTable},
+    dns::{DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
     enrol::{self, Cgroup},
     loader::{self, Loaded, Pins, Unattached},
     model::{HostName, Namespace},
@@ -57,18 +66,23 @@ const QUEUE: usize = 1024;
 /// # Errors
 /// Something that the agent needs is missing; the message says what and how to get it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
-    let admin = AdminSocket::open(&args.admin).await?;
+    let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
+    let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
     let state = StateDir::open(&args.state)?;
     let resolvers = resolvers(&args)?;
     let names = Arc::new(NameTable::new());
     let listen = args.dns_listen()?;
-    let dns = DnsServer::new(listen, resolvers.clone(), names.clone(), DnsConfig::default())?;
-    let dns_port = dns.listen(Namespace::default())?;
+    let mut dns = DnsServer::new(listen, resolvers.clone(), names.clone(), DnsConfig::default())?;
+    let mut dns_ports = BTreeMap::new();
+    if let Some(taken) = &mut taken {
+        dns_ports.extend(dns.adopt(taken.blocks())?);
+    }
+    dns_ports.insert(Namespace::default(), dns.listen(Namespace::default())?);
 
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let refusals = Refusals::default();
-    let attach = AttachCgroup::open(&args)?;
+    let attach = AttachCgroup::open(&args, taken.as_ref())?;
     let pins = Pins::open(&args.pin, &args.capacities())?;
     let (programs, mut maps) = loader::load(pins, &args.capacities())?;
     refusals.read_from(&mut maps, &mut tasks, &shutdown)?;
@@ -90,7 +104,10 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         reconciler: Reconciler::new(sink, vips, names).taking_over(remembered),
         listen,
         dns: Arc::new(dns),
-        dns_ports: BTreeMap::from([(Namespace::default(), dns_port)]),
+        dns_ports,
+        door,
+        listeners: [admin.listener()?, handover.listener()?],
+        taken,
         programs: Programs::Loaded(programs),
         attach,
         known,
@@ -104,7 +121,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     };
     agent.enrol_again(&cgroups).await?;
     agent.enrol_configured().await?;
-    tasks.spawn(beat(agent.dns.clone(), heartbeat, shutdown.clone()));
+    tasks.spawn(beat(agent.dns.clone(), heartbeat.clone(), shutdown.clone()));
 
     let (events_out, events) = mpsc::channel(QUEUE);
     let (queries_out, queries) = mpsc::channel(QUEUE);
@@ -116,25 +133,43 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         shutdown.clone(),
     ));
     tasks.spawn(serve_admin(admin, queries_out, shutdown.clone()));
+    let (handovers_out, handovers) = mpsc::channel(1);
+    tasks.spawn(handover::serve(handover, handovers_out, shutdown.clone()));
 
     let result = tokio::select! {
-        result = agent.run(Inputs { events, updates, queries }) => result.map(|()| Stop::Keep),
+        result = agent.run(Inputs { events, updates, queries, handovers }) => result.map(Stop::HandOver),
         result = source => Err(source_error(result)),
         result = stop_signal() => result,
     };
     tracing::info!("stopping");
+    // Until an agent that takes over is in place, nothing here is its own.
+    let owns = agent.taken.is_none();
+    let (leaving, removes, result) = match result {
+        Ok(Stop::HandOver(leaving)) => (Some(leaving), false, Ok(())),
+        Ok(Stop::Keep) => (None, false, Ok(())),
+        Ok(Stop::Remove) => (None, owns, Ok(())),
+        Err(error) => (None, false, Err(error)),
+    };
+    if let Some(leaving) = leaving {
+        agent.leave(leaving).await;
+    } else if owns {
+        // New queries go to the resolvers at once; those that came are answered.
+        heartbeat.stop();
+        agent.dns.close(Farewell::Drain, handover::LAST_ANSWERS).await;
+        agent.save_addresses();
+    }
     shutdown.cancel();
-    agent.save_addresses();
     while tasks.join_next().await.is_some() {}
-    if result? == Stop::Remove {
+    if removes {
         agent.remove_all()?;
     }
-    Ok(())
+    result
 }
 
 /// What becomes of the programs when the agent ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
+    /// Another agent has them.
+    HandOver(Leaving),
     /// They stay for the next agent: connections go on, new ones too.
     Keep,
     /// Everything goes.
@@ -150,6 +185,22 @@ fn source_error(
         Ok(Err(error)) => error.into(),
         Err(error) => anyhow::Error::new(error).context("the source stopped"),
     }
+}
+
+/// The admin socket and the one beside it: those of the agent that is taken over, or new ones.
+async fn sockets(
+    args: &AgentArgs,
+    taken: Option<&mut Taken>,
+) -> anyhow::Result<(AdminSocket, AdminSocket, Door)> {
+    let beside = handover::socket_path(&args.admin);
+    if let Some((admin, handover)) = taken.and_then(Taken::sockets) {
+        let door = Door::away();
+        let admin = AdminSocket::adopt(admin, &args.admin, &door);
+        return Ok((admin, AdminSocket::adopt(handover, &beside, &door), door));
+    }
+    let door = Door::opened();
+    let admin = AdminSocket::open(&args.admin, &door).await?;
+    Ok((admin, AdminSocket::open(&beside, &door).await?, door))
 }
 
 async fn serve_admin(admin: AdminSocket, queries: mpsc::Sender<Query>, shutdown: CancellationToken) {
@@ -210,12 +261,15 @@ struct AttachCgroup {
 }
 
 impl AttachCgroup {
-    fn open(args: &AgentArgs) -> anyhow::Result<Self> {
+    fn open(args: &AgentArgs, taken: Option<&Taken>) -> anyhow::Result<Self> {
         let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
         let path = args.attach.clone().or_else(default).ok_or(enrol::CgroupError::NotMounted)?;
         loader::check_place(&path)?;
         let (cgroup, created) = Cgroup::open_or_create(&path)?;
-        enrol::remove_command_cgroups(&cgroup.path);
+        match taken {
+            Some(taken) => taken.check_attach(&cgroup.path)?,
+            None => drop(enrol::remove_command_cgroups(&cgroup.path)),
+        }
         Ok(Self { cgroup, is_ours: created || args.attach.is_none() })
     }
 }
@@ -231,6 +285,7 @@ struct Inputs {
     events: mpsc::Receiver<Event>,
     updates: mpsc::Receiver<resolve::Update>,
     queries: mpsc::Receiver<Query>,
+    handovers: mpsc::Receiver<handover::Request>,
 }
 
 /// The state of the loop.
@@ -243,6 +298,11 @@ struct Agent {
     dns: Arc<DnsServer>,
     /// The first listener port of each namespace with clients.
     dns_ports: BTreeMap<Namespace, u16>,
+    /// The admin socket and the one beside it, for the agent that takes over.
+    listeners: [StdUnixListener; 2],
+    door: Door,
+    /// The agent that this one is to take over from, until it has.
+    taken: Option<Taken>,
     programs: Programs,
     attach: AttachCgroup,
     commands: CommandCgroups,
@@ -256,8 +316,8 @@ struct Agent {
 }
 
 impl Agent {
-    /// Waits for the sources, programs what they say, attaches; then follows every change.
-    async fn run(&mut self, mut inputs: Inputs) -> anyhow::Result<()> {
+    /// Waits for the sources, programs what they say, attaches; then follows every change until another agent takes over.
+    async fn run(&mut self, mut inputs: Inputs) -> anyhow::Result<Leaving> {
         let first = timeout(SYNC_PATIENCE, async {
             while !self.reconciler.report().synced {
                 match inputs.events.recv().await {
@@ -267,11 +327,16 @@ impl Agent {
                 }
             }
         });
-        if first.await.is_err() {
-            tracing::warn!("the source is slow: starting with what it has told so far");
+        let is_slow = first.await.is_err();
+        if self.taken.is_some() {
+            self.take_over(&mut inputs).await?;
+        } else {
+            if is_slow {
+                tracing::warn!("the source is slow: starting with what it has told so far");
+            }
+            self.reconcile();
+            self.attach()?;
         }
-        self.reconcile();
-        self.attach()?;
 
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -280,6 +345,11 @@ impl Agent {
                 Some(event) = inputs.events.recv() => self.reconciler.event(event),
                 Some(update) = inputs.updates.recv() => self.resolved(update),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
+                Some(request) = inputs.handovers.recv() => {
+                    if let Some(leaving) = self.hand_over(request, &mut inputs).await {
+                        return Ok(leaving);
+                    }
+                }
                 Some(cgroup) = self.commands.emptied() => self.forget_command(&cgroup),
                 _ = upkeep.tick() => {
                     self.reconciler.retry_failed();

@@ -63,6 +63,11 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_ADMIN", value_name = "SOCKET", default_value = admin::DEFAULT_SOCKET)]
     pub admin: PathBuf,
 
+    /// Take the place of the agent that serves the admin socket, if there is one, without a gap: it hands its DNS sockets over
+    /// and ends when this agent serves.
+    #[arg(long, env = "KMESH_SE_TAKEOVER")]
+    pub takeover: bool,
+
     /// The range that IPv4 virtual addresses come from.
     #[arg(long, env = "KMESH_SE_VIP_V4", value_name = "CIDR", default_value = "240.240.0.0/16")]
     pub vip_v4: Ipv4Net,

@@ -101,14 +101,39 @@ impl Agent {
     /// # Errors
     /// When it is not, with the end of its log.
     pub fn start(run: &Run, topology: &Topology, flags: Flags) -> anyhow::Result<Agent> {
-        let log = run.folder()?.join("agent.log");
-        let process = Process::start(topology.node.command(&flags.program).args(flags.arguments()), &log)?;
-        let mut agent = Agent { flags, process };
+        Agent::start_with(run, topology, flags, &[])
+    }
+
+    /// The same with words that are for this start only.
+    ///
+    /// # Errors
+    /// When it is not, with the end of its log.
+    pub fn start_with(run: &Run, topology: &Topology, flags: Flags, words: &[&str]) -> anyhow::Result<Agent> {
+        let mut agent = Agent::spawn(run, topology, flags, words)?;
         let (program, admin) = (agent.flags.program.clone(), agent.flags.admin.clone());
-        let healthy =
-            || ask(&program, &admin, &["status", "-o", "json"]).is_ok_and(|output| output.status.success());
+        let pid = agent.process.pid().as_raw();
+        // Another agent may answer on the same socket for a while.
+        let healthy = || {
+            let status = ask(&program, &admin, &["status", "-o", "json"]);
+            let status = status.ok().filter(|output| output.status.success());
+            let status = status.and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok());
+            status.is_some_and(|status| status["pid"].as_i64() == Some(pid.into()))
+        };
         agent.process.ready("the agent to be healthy", LIMIT, healthy)?;
         Ok(agent)
+    }
+
+    /// Starts an agent that may not come up.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(run: &Run, topology: &Topology, flags: Flags, words: &[&str]) -> anyhow::Result<Agent> {
+        let folder = run.folder()?;
+        let mut logs = (1..).map(|number| folder.join(format!("agent-{number}.log")));
+        let log = logs.find(|log| !log.exists()).context("no name for a log is left")?;
+        let mut command = topology.node.command(&flags.program);
+        let process = Process::start(command.args(flags.arguments()).args(words), &log)?;
+        Ok(Agent { flags, process })
     }
 
     /// Its process, to signal.

@@ -69,3 +69,12 @@ impl AsFd for HandedSocket {
         }
     }
 }
+
+impl From<HandedSocket> for OwnedFd {
+    fn from(socket: HandedSocket) -> Self {
+        match socket {
+            HandedSocket::Udp(socket) => socket.into(),
+            HandedSocket::Tcp(socket) => socket.into(),
+        }
+    }
+}
