@@ -8,6 +8,7 @@ mod events;
 mod explain;
 mod handover;
 mod inventory;
+mod place;
 mod query;
 mod trace;
 
@@ -35,6 +36,7 @@ use self::{
     commands::CommandCgroups,
     events::Refusals,
     handover::{Leaving, Taken},
+    place::{AttachCgroup, Unused},
     trace::Tracers,
 };
 use crate::{
@@ -90,6 +92,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let refusals = Refusals::new(traced);
     let attach = AttachCgroup::open(&args, taken.as_ref())?;
+    let _unused = Unused::new(&args, &attach);
     let pins = Pins::open(&args.pin, &args.capacities())?;
     let (programs, mut maps) = loader::load(pins, &args.capacities())?;
     refusals.read_from(&mut maps, &mut tasks, &shutdown)?;
@@ -259,26 +262,6 @@ async fn stop_signal() -> anyhow::Result<Stop> {
     tokio::select! {
         _ = interrupt.recv() => Ok(Stop::Remove),
         _ = terminate.recv() => Ok(Stop::Keep),
-    }
-}
-
-/// The cgroup that the programs are attached to, and whether it is ours to remove.
-struct AttachCgroup {
-    cgroup: Cgroup,
-    is_ours: bool,
-}
-
-impl AttachCgroup {
-    fn open(args: &AgentArgs, taken: Option<&Taken>) -> anyhow::Result<Self> {
-        let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
-        let path = args.attach.clone().or_else(default).ok_or(enrol::CgroupError::NotMounted)?;
-        loader::check_place(&path)?;
-        let (cgroup, created) = Cgroup::open_or_create(&path)?;
-        match taken {
-            Some(taken) => taken.check_attach(&cgroup.path)?,
-            None => drop(enrol::remove_command_cgroups(&cgroup.path)),
-        }
-        Ok(Self { cgroup, is_ours: created || args.attach.is_none() })
     }
 }
 

@@ -104,6 +104,12 @@ fn assert_refused(output: &Output, words: &[&str]) {
     }
 }
 
+/// Nothing is left of a start that did not succeed.
+fn assert_nothing_left(flags: &Flags) {
+    assert!(!flags.pin.exists(), "pins are left");
+    assert!(!flags.admin.exists(), "a socket is left");
+}
+
 /// Runs to its end, or for 10 seconds: an agent that starts after all must not hold up the test.
 fn run(command: &mut Command) -> anyhow::Result<Output> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -120,6 +126,7 @@ fn without_capabilities_it_says_which_are_missing() -> anyhow::Result<()> {
     let mut command = topology.node.command("setpriv");
     command.arg("--bounding-set=-bpf,-sys_admin").arg(&flags.program).args(flags.arguments());
     assert_refused(&run(&mut command)?, &["CAP_BPF", "root"]);
+    assert_nothing_left(&flags);
     Ok(())
 }
 
@@ -146,6 +153,7 @@ fn a_port_in_use_is_named() -> anyhow::Result<()> {
     let _taken = topology.node.inside(|| UdpSocket::bind((NODE, 15053)))??;
     let output = run(topology.node.command(&flags.program).args(flags.arguments()))?;
     assert_refused(&output, &["10.244.1.1", "15053", "in use", "--dns-listen"]);
+    assert_nothing_left(&flags);
     // It had attached nothing, or detached it.
     let objects = tests::bpf::Objects::of(&flags.attach)?;
     assert_eq!(objects, tests::bpf::Objects::default());
@@ -158,6 +166,7 @@ fn a_folder_that_is_not_there_is_named() -> anyhow::Result<()> {
     flags.source = flags.source.join("nowhere");
     let output = run(topology.node.command(&flags.program).args(flags.arguments()))?;
     assert_refused(&output, &["nowhere"]);
+    assert_nothing_left(&flags);
     Ok(())
 }
 
