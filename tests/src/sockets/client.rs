@@ -32,6 +32,11 @@ impl Client {
         Ok(Client { child, pipes: Mutex::new((Some(input), BufReader::new(output))) })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Makes one call.
     ///
     /// # Errors
