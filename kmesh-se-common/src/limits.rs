@@ -5,6 +5,9 @@
 /// Version of the layout of every map but the per-socket ones; a change of any type in [`crate::maps`] raises it.
 pub const LAYOUT_VERSION: u32 = 1;
 
+/// Version of the layout of the maps that hold state of sockets: `kmse_conn`, `kmse_sk` and `kmse_udp`.
+pub const SOCKET_LAYOUT_VERSION: u32 = 2;
+
 /// cgroup id -> [`crate::maps::Workload`].
 pub const MAP_ENROL: &str = "kmse_enrol";
 /// [`crate::maps::FrontendKey`] -> [`crate::maps::Frontend`].
@@ -29,10 +32,31 @@ pub const MAP_COUNT: &str = "kmse_count";
 pub const MAP_SERVICE_COUNT: &str = "kmse_svc_count";
 /// Ring buffer of [`crate::maps::Event`].
 pub const MAP_EVENT: &str = "kmse_event";
+/// How many events each CPU has sent in this second.
+pub const MAP_RATE: &str = "kmse_rate";
 /// The one [`crate::maps::Config`].
 pub const MAP_CONFIG: &str = "kmse_config";
 /// resolver address -> [`crate::maps::Resolver`].
 pub const MAP_RESOLVER: &str = "kmse_resolver";
+
+/// All maps.
+pub const MAPS: [&str; 15] = [
+    MAP_ENROL,
+    MAP_FRONTEND,
+    MAP_ADDRESS,
+    MAP_SERVICE,
+    MAP_SLOT,
+    MAP_BACKEND,
+    MAP_SK,
+    MAP_CONNECTION,
+    MAP_UDP,
+    MAP_COUNT,
+    MAP_SERVICE_COUNT,
+    MAP_EVENT,
+    MAP_RATE,
+    MAP_CONFIG,
+    MAP_RESOLVER,
+];
 
 /// Default capacity of the enrolment map, in cgroups.
 pub const MAX_WORKLOADS: u32 = 4096;

@@ -261,8 +261,8 @@ pub struct Config {
     pub dns_port_first: u16,
     /// Last port that a DNS listener may have, host order.
     pub dns_port_last: u16,
-    #[doc(hidden)]
-    pub _pad: u32,
+    /// `CONFIG_…` flags.
+    pub flags: u32,
     /// Depths of the cgroup tree that hold enrolled cgroups, the deepest first, ended by [`crate::limits::LEVEL_END`].
     pub levels: [u8; MAX_LEVELS],
     /// When the loop that serves DNS last ran, nanoseconds of `CLOCK_MONOTONIC`.
@@ -270,6 +270,9 @@ pub struct Config {
     /// DNS is captured until this long after the heartbeat, nanoseconds.
     pub heartbeat_max_ns: u64,
 }
+
+/// Somebody traces: connects that work are sent as events, too.
+pub const CONFIG_TRACE: u32 = 1;
 
 /// Value of `kmse_resolver`, keyed by the resolver's address.
 #[repr(C)]
@@ -368,6 +371,24 @@ pub struct Event {
     pub _pad: [u8; 5],
 }
 
+/// A connect that was rewritten, as sent through `kmse_event` while [`CONFIG_TRACE`] is set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectEvent {
+    /// Who dialled what; its outcome is [`Outcome::Connected`].
+    pub event: Event,
+    /// What the address was replaced by.
+    pub backend: Addr16,
+    /// Index into `kmse_service`.
+    pub service: u32,
+    /// What the port was replaced by, host order.
+    pub backend_port: u16,
+    #[doc(hidden)]
+    pub _pad: u16,
+    /// The name of the calling thread, ended by a zero if it is shorter.
+    pub comm: [u8; 16],
+}
+
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Workload>() == 16);
@@ -383,7 +404,9 @@ const _: () = {
     assert!(size_of::<UdpKey>() == 32);
     assert!(size_of::<UdpPeer>() == 56 && offset_of!(UdpPeer, older) == 32);
     assert!(size_of::<Config>() == 56 && offset_of!(Config, heartbeat_ns) == 40);
+    assert!(size_of::<Config>() == 56 && offset_of!(Config, flags) == 28);
     assert!(size_of::<Event>() == 48 && offset_of!(Event, addr) == 24);
+    assert!(size_of::<ConnectEvent>() == 88 && offset_of!(ConnectEvent, comm) == 72);
 };
 
 #[cfg(feature = "user")]
@@ -415,6 +438,7 @@ mod pod {
         Resolver,
         ServiceCount,
         EventRate,
-        Event
+        Event,
+        ConnectEvent
     );
 }

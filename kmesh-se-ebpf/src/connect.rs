@@ -49,6 +49,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         Some(backend) if F::reaches(&backend.addr) => {
             count::add(Outcome::Connected);
             count::service_connect(service);
+            count::trace_connect(config, workload, to, backend, service, proto);
             return rewrite::<F>(ctx, proto, peer::mapping(to, backend, service, slots), backend);
         }
         Some(_) => Outcome::FamilyMismatch,

@@ -2,11 +2,11 @@
 //!
 //! In: outcomes. Out: per-CPU counters, and rate-limited events for refusals. Never: a count of what merely passes.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use kmesh_se_common::{
     addr::from_words,
     limits::EVENTS_PER_SECOND,
-    maps::{Event, Outcome, Workload},
+    maps::{CONFIG_TRACE, Config, ConnectEvent, Event, Outcome, Workload},
 };
 
 use crate::{
@@ -32,6 +32,32 @@ pub(crate) fn service_connect(service: u32) {
     }
 }
 
+/// Sends a rewritten connect to the agent, while somebody traces.
+#[inline(always)]
+pub(crate) fn trace_connect(
+    config: &Config,
+    workload: &Workload,
+    to: Endpoint,
+    backend: Endpoint,
+    service: u32,
+    proto: u8,
+) {
+    if config.flags & CONFIG_TRACE == 0 {
+        return;
+    }
+    let traced = ConnectEvent {
+        event: event(Outcome::Connected, workload, to, proto),
+        backend: from_words(backend.addr),
+        service,
+        backend_port: backend.port,
+        _pad: 0,
+        comm: bpf_get_current_comm().unwrap_or_default(),
+    };
+    if EVENT.output_untyped::<ConnectEvent>(traced, 0).is_err() {
+        add(Outcome::EventLost);
+    }
+}
+
 /// Counts a refusal by `service`.
 #[inline(always)]
 pub(crate) fn service_refused(service: u32) {
@@ -45,12 +71,20 @@ pub(crate) fn service_refused(service: u32) {
 #[inline(always)]
 pub(crate) fn refused(outcome: Outcome, workload: &Workload, to: Endpoint, proto: u8) {
     add(outcome);
-    // SAFETY: the helpers have no preconditions.
-    let (time_ns, pid) = unsafe { (bpf_ktime_get_ns(), (bpf_get_current_pid_tgid() >> 32) as u32) };
-    if !may_send(time_ns) {
+    let event = event(outcome, workload, to, proto);
+    if !may_send(event.time_ns) {
         return add(Outcome::EventLost);
     }
-    let event = Event {
+    if EVENT.output_untyped::<Event>(event, 0).is_err() {
+        add(Outcome::EventLost);
+    }
+}
+
+#[inline(always)]
+fn event(outcome: Outcome, workload: &Workload, to: Endpoint, proto: u8) -> Event {
+    // SAFETY: the helpers have no preconditions.
+    let (time_ns, pid) = unsafe { (bpf_ktime_get_ns(), (bpf_get_current_pid_tgid() >> 32) as u32) };
+    Event {
         time_ns,
         outcome: outcome as u32,
         workload: workload.id,
@@ -60,9 +94,6 @@ pub(crate) fn refused(outcome: Outcome, workload: &Workload, to: Endpoint, proto
         port: to.port,
         proto,
         _pad: [0; 5],
-    };
-    if EVENT.output_untyped::<Event>(event, 0).is_err() {
-        add(Outcome::EventLost);
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn listener(workload: &Workload, config: &Config, to: Endpoint) -> Op
         return None;
     }
     // SAFETY: the value is read at once.
-    let resolver = unsafe { RESOLVER.get(&from_words(to.addr)) }?;
+    let resolver = unsafe { RESOLVER.get(from_words(to.addr)) }?;
     let addr = listener_addr(config, is_v4_mapped(&to.addr));
     if addr[3] == 0 {
         return None;

@@ -22,7 +22,7 @@ pub(crate) fn caller() -> Option<(&'static Workload, &'static Config)> {
         // SAFETY: any level may be asked for; 0 comes back when the task is not that deep.
         let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(i32::from(level)) };
         // SAFETY: the agent waits for a grace period before an element is used again.
-        if let Some(workload) = unsafe { ENROL.get(&cgroup) } {
+        if let Some(workload) = unsafe { ENROL.get(cgroup) } {
             if workload.flags & WORKLOAD_EXEMPT != 0 {
                 break;
             }

@@ -38,10 +38,10 @@ fn find_in(scope: u32, to: Endpoint, proto: u8) -> Option<Target> {
     let addr = from_words(to.addr);
     // The address first: most connections go to none of ours, and end here.
     // SAFETY: the value is read before the program ends; the agent reuses elements only after a grace period.
-    let address = unsafe { ADDRESS.get(&AddressKey { scope, addr }) }?;
+    let address = unsafe { ADDRESS.get(AddressKey { scope, addr }) }?;
     let key = FrontendKey { scope, addr, port: to.port, proto, _pad: 0 };
     // SAFETY: as above.
-    if let Some(frontend) = unsafe { FRONTEND.get(&key) } {
+    if let Some(frontend) = unsafe { FRONTEND.get(key) } {
         return Some(Target::Service(frontend.service));
     }
     Some(if address.unlisted == UNLISTED_REFUSE { Target::Refuse } else { Target::Pass })

@@ -47,14 +47,14 @@ pub(crate) fn backend(mapping: &Mapping) -> Endpoint {
 
 /// What is remembered for the socket in its own storage, if anything.
 #[inline(always)]
-pub(crate) fn state(ctx: &SockAddrContext) -> Option<&mut SockState> {
+pub(crate) fn state(ctx: &SockAddrContext) -> Option<&'static mut SockState> {
     // SAFETY: the socket is the context's; null means none. The kernel locks the socket around the program.
     unsafe { SK.get_ptr_mut(ctx).as_mut() }
 }
 
 /// The same, made when there is none; none when the kernel has no memory for it.
 #[inline(always)]
-pub(crate) fn state_or_new(ctx: &SockAddrContext) -> Option<&mut SockState> {
+pub(crate) fn state_or_new(ctx: &SockAddrContext) -> Option<&'static mut SockState> {
     // SAFETY: as `state`; a new value is all zero, which is two empty mappings and no row.
     unsafe { SK.get_or_insert_ptr_mut(ctx, None).as_mut() }
 }
@@ -105,7 +105,7 @@ pub(crate) fn remember(ctx: &SockAddrContext, mapping: &Mapping) -> bool {
 
 /// The mapping of the last connect; none when that was not rewritten.
 #[inline(always)]
-pub(crate) fn connected(ctx: &SockAddrContext) -> Option<&Mapping> {
+pub(crate) fn connected(ctx: &SockAddrContext) -> Option<&'static Mapping> {
     let mapping = match place(ctx) {
         Some((cookie, place)) if place.cookie == cookie => &place.mapping,
         _ => &state(ctx)?.connected,

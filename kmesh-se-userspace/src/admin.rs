@@ -6,19 +6,26 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
 };
 
 use axum::{
     Json, Router,
-    extract::State,
+    body::Body,
+    extract::{self, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, body::Bytes};
+use hyper::{
+    Method, Request,
+    body::{Bytes, Frame, Incoming},
+};
 use hyper_util::rt::TokioIo;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
@@ -26,9 +33,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    explain::{ExplainRequest, Explanation},
     model::Namespace,
-    status::{ExecAnswer, ExecRequest, Services, Status},
+    status::{Backends, ExecAnswer, ExecRequest, Names, Services, Status, TraceEvent, Workloads},
 };
+
+/// Room for events that one client of `trace` has not read yet; further ones are lost.
+const TRACED: usize = 1024;
 
 /// Where the socket is unless `--admin` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/kmesh-se/admin.sock";
@@ -40,8 +51,57 @@ pub enum Query {
     Status(oneshot::Sender<Status>),
     /// `GET /services`
     Services(oneshot::Sender<Services>),
+    /// `GET /backends`
+    Backends(oneshot::Sender<Backends>),
+    /// `GET /names`
+    Names(oneshot::Sender<Names>),
+    /// `GET /workloads`
+    Workloads(oneshot::Sender<Workloads>),
+    /// `POST /explain`; the error is for whoever asked.
+    Explain(ExplainRequest, oneshot::Sender<Result<Explanation, String>>),
+    /// `GET /dump/STATE`, and whether to read the kernel's maps.
+    Dump(DumpState, bool, oneshot::Sender<Result<Value, String>>),
+    /// `GET /trace`: events go there until it is closed.
+    Trace(mpsc::Sender<TraceEvent>, oneshot::Sender<Result<(), String>>),
     /// `POST /exec`: a new enrolled cgroup for a command of this namespace.
     Exec(Namespace, oneshot::Sender<Result<ExecAnswer, String>>),
+}
+
+/// The states between the steps of the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum DumpState {
+    /// The accepted objects.
+    Snapshot,
+    /// What names resolve to.
+    Resolved,
+    /// What the maps and the DNS server should hold.
+    Desired,
+    /// What the maps hold.
+    Actual,
+    /// What has to change so that actual becomes desired.
+    Diff,
+}
+
+impl DumpState {
+    /// As the command line spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Resolved => "resolved",
+            Self::Desired => "desired",
+            Self::Actual => "actual",
+            Self::Diff => "diff",
+        }
+    }
+}
+
+/// The query of `GET /dump/STATE`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct DumpOptions {
+    #[serde(default)]
+    kernel: bool,
 }
 
 /// Why the socket cannot be served or asked.
@@ -83,7 +143,18 @@ pub enum AdminError {
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
-    path: PathBuf,
+    _file: SocketFile,
+}
+
+/// The path of a socket that is ours.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone already; there is nobody to tell.
+        drop(fs::remove_file(&self.0));
+    }
 }
 
 impl AdminSocket {
@@ -108,7 +179,7 @@ impl AdminSocket {
             Ok(listener)
         };
         let listener = listen().map_err(|error| AdminError::Listen { path: path.to_owned(), error })?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, _file: SocketFile(path.to_owned()) })
     }
 
     /// Serves until `shutdown`.
@@ -119,13 +190,17 @@ impl AdminSocket {
         let router = Router::new()
             .route("/status", get(status))
             .route("/services", get(services))
+            .route("/backends", get(backends))
+            .route("/names", get(names))
+            .route("/workloads", get(workloads))
+            .route("/explain", post(explain))
+            .route("/dump/{state}", get(dump))
+            .route("/trace", get(trace))
             .route("/exec", post(exec))
             .with_state(queries);
-        let served =
-            axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        // Another agent may have taken the path over only after this one stopped answering.
-        fs::remove_file(&self.path).ok();
-        served
+        // The file goes when serving ends.
+        let Self { listener, _file } = self;
+        axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
     }
 }
 
@@ -139,8 +214,68 @@ async fn services(State(queries): Queries) -> Response {
     ask(&queries, Query::Services).await.map_or_else(stopping, |services| Json(services).into_response())
 }
 
+async fn backends(State(queries): Queries) -> Response {
+    ask(&queries, Query::Backends).await.map_or_else(stopping, |backends| Json(backends).into_response())
+}
+
+async fn names(State(queries): Queries) -> Response {
+    ask(&queries, Query::Names).await.map_or_else(stopping, |names| Json(names).into_response())
+}
+
+async fn workloads(State(queries): Queries) -> Response {
+    ask(&queries, Query::Workloads).await.map_or_else(stopping, |workloads| Json(workloads).into_response())
+}
+
+async fn explain(State(queries): Queries, Json(request): Json<ExplainRequest>) -> Response {
+    answer(ask(&queries, |reply| Query::Explain(request, reply)).await)
+}
+
+async fn dump(
+    State(queries): Queries,
+    extract::Path(state): extract::Path<DumpState>,
+    extract::Query(options): extract::Query<DumpOptions>,
+) -> Response {
+    answer(ask(&queries, |reply| Query::Dump(state, options.kernel, reply)).await)
+}
+
+async fn trace(State(queries): Queries) -> Response {
+    let (out, events) = mpsc::channel(TRACED);
+    match ask(&queries, |reply| Query::Trace(out, reply)).await {
+        Some(Ok(())) => Response::new(Body::new(Lines { events })),
+        Some(Err(message)) => (StatusCode::INTERNAL_SERVER_ERROR, message).into_response(),
+        None => stopping(),
+    }
+}
+
+/// A body of a JSON line for each event, which ends when the agent does.
+struct Lines {
+    events: mpsc::Receiver<TraceEvent>,
+}
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = serde_json::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, serde_json::Error>>> {
+        self.events.poll_recv(context).map(|event| {
+            let line = serde_json::to_vec(&event?).map(|mut line| {
+                line.push(b'\n');
+                Frame::data(Bytes::from(line))
+            });
+            Some(line)
+        })
+    }
+}
+
 async fn exec(State(queries): Queries, Json(request): Json<ExecRequest>) -> Response {
-    match ask(&queries, |reply| Query::Exec(Namespace::new(&request.namespace), reply)).await {
+    answer(ask(&queries, |reply| Query::Exec(Namespace::new(&request.namespace), reply)).await)
+}
+
+fn answer<T: Serialize>(answer: Option<Result<T, String>>) -> Response {
+    match answer {
         Some(Ok(answer)) => Json(answer).into_response(),
         Some(Err(message)) => (StatusCode::INTERNAL_SERVER_ERROR, message).into_response(),
         None => stopping(),
@@ -190,34 +325,75 @@ impl AdminClient {
         self.send(Method::POST, path, body).await
     }
 
+    /// `GET path`, whose answer is a JSON line after the other, until `take` says that it is enough or the agent stops.
+    ///
+    /// # Errors
+    /// No agent answers, or it answers with an error.
+    pub async fn lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut take: impl FnMut(T) -> bool,
+    ) -> Result<(), AdminError> {
+        let mut body = self.request(Method::GET, path, &()).await?;
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame.map_err(|e| self.unexpected(e))?.into_data() else { continue };
+            text.extend_from_slice(&frame);
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                let value = serde_json::from_slice(&line).map_err(|e| self.unexpected(e))?;
+                if !take(value) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, AdminError> {
-        let answer_error = |message: String| AdminError::Answer { path: self.path.clone(), message };
+        let body = self.request(method, path, body).await?;
+        let bytes = body.collect().await.map_err(|e| self.unexpected(e))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|e| self.unexpected(e))
+    }
+
+    /// The body of an answer that is no error.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Incoming, AdminError> {
         let stream = UnixStream::connect(&self.path)
             .await
             .map_err(|error| AdminError::Connect { path: self.path.clone(), error })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| answer_error(e.to_string()))?;
+            .map_err(|e| self.unexpected(e))?;
         tokio::spawn(connection);
-        let body = serde_json::to_vec(body).map_err(|e| answer_error(e.to_string()))?;
+        let body = serde_json::to_vec(body).map_err(|e| self.unexpected(e))?;
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "kmesh-se")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|e| answer_error(e.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|e| answer_error(e.to_string()))?;
+            .map_err(|e| self.unexpected(e))?;
+        let response = sender.send_request(request).await.map_err(|e| self.unexpected(e))?;
         let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|e| answer_error(e.to_string()))?.to_bytes();
-        if !status.is_success() {
-            return Err(answer_error(String::from_utf8_lossy(&bytes).into_owned()));
+        let body = response.into_body();
+        if status.is_success() {
+            return Ok(body);
         }
-        serde_json::from_slice(&bytes).map_err(|e| answer_error(e.to_string()))
+        let bytes = body.collect().await.map_err(|e| self.unexpected(e))?.to_bytes();
+        Err(self.unexpected(String::from_utf8_lossy(&bytes)))
+    }
+
+    fn unexpected(&self, error: impl ToString) -> AdminError {
+        AdminError::Answer { path: self.path.clone(), message: error.to_string() }
     }
 }

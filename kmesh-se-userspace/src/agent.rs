@@ -3,10 +3,14 @@
 //! In: its flags. Out: a node on which enrolled processes reach virtual hosts. Never: a decision that belongs to a room.
 
 mod commands;
+mod dump;
 mod events;
+mod explain;
+mod inventory;
 mod query;
+mod trace;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -22,22 +26,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{commands::CommandCgroups, events::Refusals};
+use self::{commands::CommandCgroups, events::Refusals, trace::Tracers};
 use crate::{
     admin::{AdminSocket, Query},
     config::{AgentArgs, Source},
+    desired::Scope,
     dns::{DnsConfig, DnsServer, NameTable},
     enrol::{self, Cgroup},
-    loader::{self, Loaded, Unattached},
-    model::Namespace,
-    reconcile::{Effects, Reconciler},
+    loader::{self, Loaded, Pins, Unattached},
+    model::{HostName, Namespace},
+    reconcile::Reconciler,
     resolve::{self, ResolveConfig, Resolver},
     sink::{
         Enrolment, Sink,
         aya::{AyaMaps, Heartbeat},
     },
     source::{self, Event},
-    state::StateDir,
+    state::{KnownAddresses, StateDir},
 };
 
 /// How long the programs wait for the sources before they are attached all the same.
@@ -46,20 +51,19 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The kernel captures DNS until this long after the last heartbeat.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
-/// How often rows that could not be written are tried again.
-const RETRY: Duration = Duration::from_secs(5);
+/// How often rows that could not be written are tried again, and new addresses saved.
+const UPKEEP: Duration = Duration::from_secs(2);
 /// Room for events that the loop has not read yet.
 const QUEUE: usize = 1024;
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT or SIGTERM. SIGTERM leaves programs, maps and enrolments in place for the next agent; SIGINT removes
+/// them.
 ///
 /// # Errors
 /// Something that the agent needs is missing; the message says what and how to get it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
-    let started = Instant::now();
     let admin = AdminSocket::open(&args.admin).await?;
     let state = StateDir::open(&args.state)?;
-    let vips = state.load_vips(args.vip_ranges())?;
     let resolvers = resolvers(&args)?;
     let names = Arc::new(NameTable::new());
     let listen = args.dns_listen;
@@ -67,41 +71,52 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         DnsServer::new(listen.ip(), listen.port(), resolvers.clone(), names.clone(), DnsConfig::default())?;
     let dns_port = dns.listen(Namespace::default()).await?;
 
-    let attach = AttachCgroup::open(args.attach.clone())?;
-    let (programs, maps) = loader::load(&attach.cgroup.path, &args.capacities())?;
-    let refusals = Refusals::default();
+    let (tracers, traced) = Tracers::new(QUEUE);
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let mut maps = maps;
+    let refusals = Refusals::new(traced);
+    let attach = AttachCgroup::open(&args)?;
+    let pins = Pins::open(&args.pin, &args.capacities())?;
+    let (programs, mut maps) = loader::load(pins, &args.capacities())?;
     refusals.read_from(&mut maps, &mut tasks, &shutdown)?;
     let mut maps = AyaMaps::new(maps, args.capacities())?;
     maps.write_config(kernel_config(&args))?;
     maps.write_resolvers(&resolvers.iter().map(std::net::SocketAddr::ip).collect::<Vec<_>>())?;
     let heartbeat = maps.heartbeat();
 
+    let cgroups = attach.cgroup.tree();
+    let levels = cgroups.iter().map(|(id, cgroup)| (*id, cgroup.level)).collect();
+    let sink = Sink::restore(maps, args.capacities(), &state.load_scopes()?, &levels)?;
+    let known = state.load_addresses()?;
+    let remembered = known.iter().map(|(name, known)| (name.clone(), known.addresses.clone())).collect();
+    let vips = state.load_vips(args.vip_ranges())?;
+    let (updates_out, updates) = mpsc::channel(QUEUE);
+    let resolver = Resolver::start(ResolveConfig::new(resolvers.clone()), updates_out, shutdown.clone());
     let mut agent = Agent {
-        started,
-        reconciler: Reconciler::new(Sink::new(maps, args.capacities()), vips, names),
+        started: Instant::now(),
+        reconciler: Reconciler::new(sink, vips, names).taking_over(remembered),
         dns: Arc::new(dns),
         dns_ports: BTreeMap::from([(Namespace::default(), dns_port)]),
         programs: Programs::Loaded(programs),
-        commands: CommandCgroups::new(attach.cgroup.path.clone()),
-        resolver: None,
+        attach,
+        known,
+        addresses_changed: false,
+        resolver,
         state,
         refusals,
-        args,
+        tracers,
         resolvers,
+        commands: CommandCgroups::new(),
+        args,
     };
+    agent.enrol_again(&cgroups).await?;
     agent.enrol_configured().await?;
     tasks.spawn(beat(agent.dns.clone(), heartbeat, shutdown.clone()));
 
     let (events_out, events) = mpsc::channel(QUEUE);
-    let (updates_out, updates) = mpsc::channel(QUEUE);
     let (queries_out, queries) = mpsc::channel(QUEUE);
-    let resolve = ResolveConfig::new(agent.resolvers.clone());
-    agent.resolver = Some(Resolver::start(resolve, updates_out, shutdown.clone()));
     let Source::File(dir) = agent.args.source.clone();
-    let mut source = tokio::spawn(source::file::watch(
+    let source = tokio::spawn(source::file::watch(
         dir,
         source::file::Options::default(),
         events_out,
@@ -110,23 +125,38 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn(serve_admin(admin, queries_out, shutdown.clone()));
 
     let result = tokio::select! {
-        result = agent.run(Inputs { events, updates, queries }) => result,
-        result = &mut source => flatten(result),
+        result = agent.run(Inputs { events, updates, queries }) => result.map(|()| Stop::Keep),
+        result = source => Err(source_error(result)),
         result = stop_signal() => result,
     };
     tracing::info!("stopping");
     shutdown.cancel();
-    // The programs go first: from here on everything is dialled as if the agent had never been.
-    drop(agent);
+    agent.save_addresses();
     while tasks.join_next().await.is_some() {}
-    attach.remove();
-    result
+    if result? == Stop::Remove {
+        agent.remove_all()?;
+    }
+    Ok(())
 }
 
-fn flatten(
+/// What becomes of the programs when the agent ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// They stay for the next agent: connections go on, new ones too.
+    Keep,
+    /// Everything goes.
+    Remove,
+}
+
+/// Why the source stopped, which it does only when it cannot go on.
+fn source_error(
     result: Result<Result<(), source::file::FileSourceError>, tokio::task::JoinError>,
-) -> anyhow::Result<()> {
-    result.context("the file source stopped")?.map_err(Into::into)
+) -> anyhow::Error {
+    match result {
+        Ok(Ok(())) => anyhow::anyhow!("the source stopped"),
+        Ok(Err(error)) => error.into(),
+        Err(error) => anyhow::Error::new(error).context("the source stopped"),
+    }
 }
 
 async fn serve_admin(admin: AdminSocket, queries: mpsc::Sender<Query>, shutdown: CancellationToken) {
@@ -155,7 +185,7 @@ fn kernel_config(args: &AgentArgs) -> KernelConfig {
         dns6,
         dns_port_first: listen.port(),
         dns_port_last: u16::MAX,
-        _pad: 0,
+        flags: 0,
         levels: [LEVEL_END; MAX_LEVELS],
         heartbeat_ns: 0,
         heartbeat_max_ns: u64::try_from(HEARTBEAT_MAX.as_nanos()).unwrap_or(u64::MAX),
@@ -173,44 +203,30 @@ async fn beat(dns: Arc<DnsServer>, heartbeat: Heartbeat, shutdown: CancellationT
     }
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
+/// A person at a terminal wants everything back as it was; a service manager only restarts.
+async fn stop_signal() -> anyhow::Result<Stop> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        _ = interrupt.recv() => Ok(Stop::Remove),
+        _ = terminate.recv() => Ok(Stop::Keep),
     }
-    Ok(())
 }
 
 /// The cgroup that the programs are attached to, and whether it is ours to remove.
 struct AttachCgroup {
     cgroup: Cgroup,
-    created: bool,
+    is_ours: bool,
 }
 
 impl AttachCgroup {
-    fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
-        let path = match path {
-            Some(path) => path,
-            None => enrol::cgroup2_mount().ok_or(enrol::CgroupError::NotMounted)?.join("kmesh-se"),
-        };
+    fn open(args: &AgentArgs) -> anyhow::Result<Self> {
+        let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
+        let path = args.attach.clone().or_else(default).ok_or(enrol::CgroupError::NotMounted)?;
         loader::check_place(&path)?;
         let (cgroup, created) = Cgroup::open_or_create(&path)?;
-        let left = enrol::remove_command_cgroups(&cgroup.path);
-        if left > 0 {
-            tracing::info!(count = left, "removed cgroups that an earlier agent left");
-        }
-        Ok(Self { cgroup, created })
-    }
-
-    fn remove(&self) {
-        enrol::remove_command_cgroups(&self.cgroup.path);
-        if self.created
-            && let Err(error) = self.cgroup.remove()
-        {
-            tracing::warn!(%error, "the cgroup stays: processes still live in it");
-        }
+        enrol::remove_command_cgroups(&cgroup.path);
+        Ok(Self { cgroup, is_ours: created || args.attach.is_none() })
     }
 }
 
@@ -237,10 +253,16 @@ struct Agent {
     /// The first listener port of each namespace with clients.
     dns_ports: BTreeMap<Namespace, u16>,
     programs: Programs,
+    attach: AttachCgroup,
     commands: CommandCgroups,
-    resolver: Option<Resolver>,
+    resolver: Resolver,
+    /// Addresses that an earlier agent saved.
+    known: BTreeMap<HostName, KnownAddresses>,
+    /// Whether names were answered since the addresses were saved.
+    addresses_changed: bool,
     state: StateDir,
     refusals: Refusals,
+    tracers: Tracers,
 }
 
 impl Agent {
@@ -250,59 +272,132 @@ impl Agent {
             while !self.reconciler.report().synced {
                 match inputs.events.recv().await {
                     Some(event) => self.reconciler.event(event),
-                    None => break,
+                    // The source has ended, and says why elsewhere.
+                    None => std::future::pending().await,
                 }
             }
         });
         if first.await.is_err() {
             tracing::warn!("the source is slow: starting with what it has told so far");
         }
-        self.reconcile()?;
-        self.reconciler.release_unused_vips(Timestamp::now());
+        self.reconcile();
         self.attach()?;
 
-        let mut retry = interval(RETRY);
-        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut upkeep = interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(event) = inputs.events.recv() => self.reconciler.event(event),
-                Some(update) = inputs.updates.recv() => self.reconciler.resolved(update.name, update.addresses),
+                Some(update) = inputs.updates.recv() => self.resolved(update),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
                 Some(cgroup) = self.commands.emptied() => self.forget_command(&cgroup),
-                _ = retry.tick() => self.reconciler.retry_failed(),
+                Some(event) = self.tracers.next() => self.trace(&event),
+                _ = upkeep.tick() => {
+                    self.reconciler.retry_failed();
+                    self.save_addresses();
+                    self.forget_tracers();
+                }
             }
             // What came meanwhile belongs to the same step.
             while let Ok(event) = inputs.events.try_recv() {
                 self.reconciler.event(event);
             }
             while let Ok(update) = inputs.updates.try_recv() {
-                self.reconciler.resolved(update.name, update.addresses);
+                self.resolved(update);
             }
-            self.reconcile()?;
+            self.reconcile();
         }
     }
 
-    fn reconcile(&mut self) -> anyhow::Result<()> {
+    fn resolved(&mut self, update: resolve::Update) {
+        self.addresses_changed = true;
+        self.reconciler.resolved(update.name, update.addresses);
+    }
+
+    fn reconcile(&mut self) {
         if !self.reconciler.is_dirty() {
-            return Ok(());
+            return;
         }
-        let Effects { want, unwant, vips_changed, hosts } = self.reconciler.program(Timestamp::now());
-        if let Some(resolver) = &self.resolver {
-            unwant.iter().for_each(|name| resolver.unwant(name));
-            want.into_iter().for_each(|name| resolver.want(name));
+        let step = self.reconciler.prepare(Timestamp::now());
+        step.unwant.iter().for_each(|name| self.resolver.unwant(name));
+        for name in &step.want {
+            let known = self.known.remove(name).map(|known| {
+                let age = Timestamp::now().duration_since(known.answered_at);
+                (known.addresses, age.try_into().unwrap_or_default())
+            });
+            self.resolver.want(name.clone(), known);
         }
-        if vips_changed && let Err(error) = self.state.save_vips(self.reconciler.vips()) {
-            tracing::error!(%error, "virtual addresses are not saved: after a restart hosts may get others");
+        if step.must_save {
+            self.save_ids();
         }
-        self.reconciler.publish(&hosts);
-        Ok(())
+        self.reconciler.commit(step);
+    }
+
+    /// Saves what the maps and clients will refer to, before they do.
+    fn save_ids(&self) {
+        let vips = self.state.save_vips(self.reconciler.vips());
+        if let Err(error) = vips.and(self.state.save_scopes(&self.reconciler.sink().scope_ids())) {
+            tracing::error!(%error, "state is not saved: after a restart hosts may get other addresses");
+        }
+    }
+
+    fn save_addresses(&mut self) {
+        if !std::mem::take(&mut self.addresses_changed) {
+            return;
+        }
+        let now = Timestamp::now();
+        let names = self.resolver.status().into_iter().filter(|n| !n.addresses.is_empty()).map(|n| {
+            let age =
+                jiff::SignedDuration::from_secs(i64::try_from(n.age_secs.unwrap_or_default()).unwrap_or(0));
+            (n.name, KnownAddresses { addresses: n.addresses, answered_at: now - age })
+        });
+        if let Err(error) = self.state.save_addresses(&names.collect()) {
+            tracing::warn!(%error, "addresses are not saved: a restart without DNS will not know them");
+        }
     }
 
     fn attach(&mut self) -> anyhow::Result<()> {
         if let Programs::Loaded(programs) = std::mem::replace(&mut self.programs, Programs::Gone) {
-            let loaded = programs.attach()?;
+            let loaded = programs.attach(&self.attach.cgroup)?;
             tracing::info!(cgroup = %loaded.cgroup.display(), programs = loaded.programs.len(), "attached");
             self.programs = Programs::Attached(loaded);
+        }
+        Ok(())
+    }
+
+    /// Takes everything out of the kernel again. From here on everything is dialled as if the agent had never been.
+    fn remove_all(&self) -> anyhow::Result<()> {
+        let pins = &self.args.pin;
+        loader::remove_pins(pins)
+            .with_context(|| format!("cannot remove the pins below {}", pins.display()))?;
+        enrol::remove_command_cgroups(&self.attach.cgroup.path);
+        if self.attach.is_ours
+            && let Err(error) = self.attach.cgroup.remove()
+        {
+            tracing::warn!(%error, "the cgroup stays: processes still live in it");
+        }
+        Ok(())
+    }
+
+    /// Goes on with the commands that an earlier agent enrolled; what else it enrolled is for the flags to say again.
+    async fn enrol_again(&mut self, cgroups: &BTreeMap<u64, Cgroup>) -> anyhow::Result<()> {
+        let enrolled: Vec<_> = self
+            .reconciler
+            .sink()
+            .workloads()
+            .map(|(id, enrolment)| (id, enrolment.namespace.clone()))
+            .collect();
+        let configured: Vec<_> =
+            self.args.enrol.iter().filter_map(|arg| Cgroup::open(&arg.cgroup).ok()).collect();
+        for (id, namespace) in enrolled {
+            match (cgroups.get(&id), namespace) {
+                (Some(cgroup), Some(namespace)) if cgroup.is_for_command() => {
+                    self.enrol(cgroup, &namespace).await?;
+                    self.commands.watch(cgroup.clone());
+                }
+                _ if configured.iter().any(|cgroup| cgroup.id == id) => {}
+                _ => self.reconciler.sink_mut().unenrol(id)?,
+            }
         }
         Ok(())
     }
@@ -336,6 +431,10 @@ impl Agent {
                 port
             }
         };
+        let scope = Scope::Namespace(namespace.clone());
+        if self.reconciler.sink_mut().reserve_scopes(std::iter::once(&scope)) {
+            self.save_ids();
+        }
         let enrolment = Enrolment { level: cgroup.level, namespace: Some(namespace.clone()), dns_port };
         self.reconciler.sink_mut().enrol(cgroup.id, enrolment)?;
         tracing::info!(cgroup = %cgroup.path.display(), namespace = %namespace, "enrolled");

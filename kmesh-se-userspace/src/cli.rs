@@ -4,9 +4,15 @@
 //! decision; commands ask the other rooms and print.
 
 mod agent;
+mod backends;
 mod cleanup;
+mod completions;
+mod dump;
 mod exec;
+mod explain;
 mod input;
+mod man;
+mod names;
 mod offline;
 mod output;
 mod plan;
@@ -14,7 +20,9 @@ mod query;
 mod services;
 mod status;
 mod table;
+mod trace;
 mod validate;
+mod workloads;
 
 use std::{
     future::Future,
@@ -113,10 +121,18 @@ commands! {
     Exec => exec,
     Status => status,
     Services => services,
+    Backends => backends,
+    Names => names,
+    Workloads => workloads,
+    Explain => explain,
+    Dump => dump,
+    Trace => trace,
     Cleanup => cleanup,
     Validate => validate,
     Plan => plan,
     Query => query,
+    Completions => completions,
+    Man => man,
 }
 
 /// The flag of the commands that ask a running agent.
@@ -135,6 +151,11 @@ impl AdminArgs {
     fn path(&self) -> &Path {
         &self.admin
     }
+}
+
+/// `3 s`, or nothing.
+fn seconds(age_secs: Option<u64>) -> String {
+    age_secs.map(|secs| format!("{secs} s")).unwrap_or_default()
 }
 
 /// Asks the agent.

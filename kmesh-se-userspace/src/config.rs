@@ -13,7 +13,7 @@ use clap::Args;
 use ipnet::{Ipv4Net, Ipv6Net};
 use kmesh_se_common::limits as l;
 
-use crate::{admin, desired::VipRanges, model::Namespace, sink::Capacities};
+use crate::{admin, desired::VipRanges, loader, model::Namespace, sink::Capacities};
 
 /// Flags of `kmesh-se agent`.
 #[derive(Clone, Debug, Args)]
@@ -41,7 +41,12 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_RESOLVER", value_name = "ADDR[:PORT]", value_delimiter = ',')]
     pub resolver: Vec<ResolverArg>,
 
-    /// The directory that remembers which host has which virtual address.
+    /// The directory of a BPF file system where programs and maps outlive the agent. One is mounted at /sys/fs/bpf if there is
+    /// none.
+    #[arg(long, env = "KMESH_SE_PIN", value_name = "DIR", default_value = loader::DEFAULT_PIN)]
+    pub pin: PathBuf,
+
+    /// The directory that remembers virtual addresses, ids of namespaces and the last addresses of names.
     #[arg(long, env = "KMESH_SE_STATE", value_name = "DIR", default_value = "/var/lib/kmesh-se")]
     pub state: PathBuf,
 

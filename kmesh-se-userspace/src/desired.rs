@@ -14,11 +14,11 @@ mod vips;
 #[cfg(test)]
 mod tests;
 
-pub use build::{HostDesired, View, host, needs_vip, view_for, wanted_names};
-pub use claims::{Change, Desired};
+pub use build::{Age, HostDesired, View, host, names_of, needs_vip, view_for, wanted_names};
+pub use claims::Desired;
 pub use names::{NameEntry, NameView};
 pub use plan::{BackendPlan, Condition, NamePlan, Plan, PortPlan, ServicePlan, plan};
-pub use tables::{Address, Backend, Frontend, ServiceKey, Tables, Unlisted};
+pub use tables::{Address, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 
 use std::fmt;

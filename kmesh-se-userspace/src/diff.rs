@@ -2,6 +2,8 @@
 //!
 //! In: two [`Tables`]. Out: [`MapOp`]s that turn the first into the second. Never: an effect.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::desired::{Address, Backend, Frontend, ServiceKey, Tables, Unlisted};
@@ -23,36 +25,35 @@ pub enum MapOp {
     RemoveAddress(Address),
 }
 
-/// What to change so that `actual` becomes `desired`. Services come before the frontends that need them, and are
-/// removed after the frontends that used them.
+/// What to change so that `actual` becomes `desired`. The new is made before the old is broken: a service comes before
+/// the frontends that need it and goes after those that used it; an address is known only while its frontends are there,
+/// so that a port is never refused because its row is still to come.
 #[must_use]
 pub fn diff(actual: &Tables, desired: &Tables) -> Vec<MapOp> {
     let mut ops = Vec::new();
-    for (key, backends) in &desired.services {
-        if actual.services.get(key) != Some(backends) {
-            ops.push(MapOp::SetService(key.clone(), backends.clone()));
-        }
-    }
-    for frontend in actual.frontends.keys().filter(|f| !desired.frontends.contains_key(f)) {
-        ops.push(MapOp::RemoveFrontend(frontend.clone()));
-    }
-    for address in actual.addresses.keys().filter(|a| !desired.addresses.contains_key(a)) {
-        ops.push(MapOp::RemoveAddress(address.clone()));
-    }
-    for (address, unlisted) in &desired.addresses {
-        if actual.addresses.get(address) != Some(unlisted) {
-            ops.push(MapOp::SetAddress(address.clone(), *unlisted));
-        }
-    }
-    for (frontend, service) in &desired.frontends {
-        if actual.frontends.get(frontend) != Some(service) {
-            ops.push(MapOp::SetFrontend(frontend.clone(), service.clone()));
-        }
-    }
-    for key in actual.services.keys().filter(|k| !desired.services.contains_key(k)) {
-        ops.push(MapOp::RemoveService(key.clone()));
-    }
+    let services = changed(&actual.services, &desired.services);
+    ops.extend(services.map(|(key, backends)| MapOp::SetService(key.clone(), backends.clone())));
+    let frontends = changed(&actual.frontends, &desired.frontends);
+    ops.extend(frontends.map(|(frontend, key)| MapOp::SetFrontend(frontend.clone(), key.clone())));
+    let addresses = changed(&actual.addresses, &desired.addresses);
+    ops.extend(addresses.map(|(address, unlisted)| MapOp::SetAddress(address.clone(), *unlisted)));
+    ops.extend(gone(&actual.addresses, &desired.addresses).cloned().map(MapOp::RemoveAddress));
+    ops.extend(gone(&actual.frontends, &desired.frontends).cloned().map(MapOp::RemoveFrontend));
+    ops.extend(gone(&actual.services, &desired.services).cloned().map(MapOp::RemoveService));
     ops
+}
+
+/// The rows of `new` that `old` does not have as they are.
+fn changed<'a, K: Ord, V: PartialEq>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    new.iter().filter(|(key, value)| old.get(key) != Some(value))
+}
+
+/// The rows of `old` that `new` does not have.
+fn gone<'a, K: Ord, V>(old: &'a BTreeMap<K, V>, new: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> {
+    old.keys().filter(|key| !new.contains_key(key))
 }
 
 impl Tables {
@@ -68,3 +69,6 @@ impl Tables {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 //! In: paths. Out: ids and depths for the sink; cgroups for commands, removed when they are empty. Never: a map.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -93,14 +94,56 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`].
     pub fn own() -> Result<Self, CgroupError> {
+        Self::of_process(std::process::id())
+    }
+
+    /// The cgroup of a process, by its id as this process sees it.
+    ///
+    /// # Errors
+    /// There is no such process, or [`CgroupError`].
+    pub fn of_process(pid: u32) -> Result<Self, CgroupError> {
         let mount = cgroup2_mount().ok_or(CgroupError::NotMounted)?;
-        let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| CgroupError::Io {
+        let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        let text = fs::read_to_string(&path).map_err(|error| CgroupError::Io {
             action: "read",
-            path: "/proc/self/cgroup".into(),
+            path: path.clone(),
             error,
         })?;
-        let below = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
+        let below = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
         Self::open(&mount.join(below.trim_start_matches('/')))
+    }
+
+    /// This cgroup and all below it, by id.
+    #[must_use]
+    pub fn tree(&self) -> BTreeMap<u64, Self> {
+        let mut found = BTreeMap::new();
+        let mut waiting = vec![self.clone()];
+        while let Some(cgroup) = waiting.pop() {
+            for child in fs::read_dir(&cgroup.path).into_iter().flatten().filter_map(Result::ok) {
+                // Directories are cgroups; one that goes away meanwhile is not looked for.
+                if let Ok(metadata) = child.metadata()
+                    && metadata.is_dir()
+                {
+                    waiting.push(Self { path: child.path(), id: metadata.ino(), level: cgroup.level + 1 });
+                }
+            }
+            found.insert(cgroup.id, cgroup);
+        }
+        found
+    }
+
+    /// Whether this is the cgroup of a command; see [`create_for_command`].
+    #[must_use]
+    pub fn is_for_command(&self) -> bool {
+        self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(COMMAND_PREFIX))
+    }
+
+    /// The cgroup itself and those above it, the deepest first; without what is gone meanwhile.
+    pub fn with_ancestors(&self) -> impl Iterator<Item = Self> {
+        let levels = (0..=self.level).rev();
+        levels.zip(self.path.ancestors()).filter_map(|(level, path)| {
+            Some(Self { path: path.to_owned(), id: fs::metadata(path).ok()?.ino(), level })
+        })
     }
 
     /// Whether a process lives here or below.
@@ -122,6 +165,24 @@ impl Cgroup {
             _ => Ok(()),
         }
     }
+}
+
+/// The paths of cgroups by their ids, by a walk of the whole tree; those that are gone have none.
+#[must_use]
+pub fn paths_of(ids: &BTreeSet<u64>) -> BTreeMap<u64, PathBuf> {
+    let mut found = BTreeMap::new();
+    let mut waiting: Vec<PathBuf> = cgroup2_mount().into_iter().collect();
+    while let Some(path) = waiting.pop() {
+        if found.len() == ids.len() {
+            break;
+        }
+        if let Some(id) = fs::metadata(&path).map(|m| m.ino()).ok().filter(|id| ids.contains(id)) {
+            found.insert(id, path.clone());
+        }
+        let children = fs::read_dir(&path).into_iter().flatten().filter_map(Result::ok);
+        waiting.extend(children.filter(|c| c.file_type().is_ok_and(|t| t.is_dir())).map(|c| c.path()));
+    }
+    found
 }
 
 /// Prefix of the names of the cgroups that [`create_for_command`] makes.

@@ -4,7 +4,7 @@
 //! [`source`] raw input -> events, [`model`] meaning, [`resolve`] names -> addresses with expiry, [`desired`] what the
 //! maps and the DNS server should hold, [`diff`] what to change, [`sink`] the only writer of maps, [`dns`] answers to
 //! the clients' queries. [`reconcile`] joins them, [`agent`] runs them; [`loader`] has the BPF programs, [`enrol`] the
-//! cgroups, [`state`] what survives a restart, [`admin`] and [`status`] what people ask, [`cli`] and
+//! cgroups, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`cli`] and
 //! [`config`] the command line.
 
 pub mod admin;
@@ -15,6 +15,7 @@ pub mod desired;
 pub mod diff;
 pub mod dns;
 pub mod enrol;
+pub mod explain;
 pub mod loader;
 pub mod model;
 mod poll;
@@ -24,6 +25,7 @@ pub mod sink;
 pub mod source;
 pub mod state;
 pub mod status;
+mod sys;
 
 #[cfg(test)]
 mod testing;

@@ -1,27 +1,33 @@
 //! Loads the BPF programs and attaches them to a cgroup.
 //!
-//! In: the embedded object, a cgroup, capacities. Out: maps, and links that detach when dropped. Never: an element of a
-//! map.
+//! In: the embedded object, a cgroup, a pin directory. Out: maps and links, pinned, taken over from an earlier agent where
+//! they are there. Never: an element of a map.
+
+mod pins;
 
 use std::{
-    fmt, fs, io,
-    os::fd::AsFd,
+    fs, io,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{CgroupAttachMode, Program, ProgramError},
+    programs::{CgroupAttachMode, Program, ProgramError, links::FdLink},
     util::KernelVersion,
 };
 use kmesh_se_common::limits as l;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-use crate::sink::Capacities;
+pub use self::pins::Pins;
+use crate::{enrol::Cgroup, sink::Capacities, sys};
 
 /// The programs, with BTF, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KMESH_SE_BPF_OBJECT"));
+
+/// Where programs and maps are pinned unless `--pin` says otherwise.
+pub const DEFAULT_PIN: &str = "/sys/fs/bpf/kmesh-se";
 
 /// The programs in the order of attaching: those that clean up and restore addresses before those that rewrite them, so
 /// that no reply is seen under a backend's address.
@@ -60,6 +66,20 @@ pub enum LoadError {
         /// The kernel's answer.
         error: io::Error,
     },
+    /// There is no BPF file system at the pin directory.
+    #[error("{} is not of a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf), or give --pin a directory below it", path.display())]
+    NotBpffs {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// The pin directory cannot be used.
+    #[error("cannot use the pin directory {}: {error}; mount a BPF file system (mount -t bpf bpf /sys/fs/bpf), or give --pin another directory", path.display())]
+    Pin {
+        /// The pin directory.
+        path: PathBuf,
+        /// The system's answer.
+        error: io::Error,
+    },
     /// The kernel has no BPF, or it is switched off.
     #[error(
         "this kernel has no bpf(2) system call, or it is blocked: use Linux 5.10 or newer with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF, and a seccomp profile that allows it"
@@ -94,19 +114,13 @@ fn mount_hint() -> String {
     )
 }
 
-/// The programs, attached. Dropping it detaches them.
+/// The programs, attached and pinned: they stay when this is dropped.
+#[derive(Debug)]
 pub struct Loaded {
     /// What was attached, for people.
     pub programs: Vec<AttachedProgram>,
     /// The cgroup.
     pub cgroup: PathBuf,
-    _ebpf: Ebpf,
-}
-
-impl fmt::Debug for Loaded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loaded").field("cgroup", &self.cgroup).field("programs", &self.programs).finish()
-    }
 }
 
 /// One attached program.
@@ -149,15 +163,20 @@ pub fn check_place(cgroup: &Path) -> Result<(), LoadError> {
     check_cgroup2(cgroup)
 }
 
-/// Loads the object; no program is attached yet, so that the maps can be filled first.
+/// Loads the object over the pinned maps, which are made if they are not there. No program is attached or replaced yet, so
+/// that the maps can be filled first.
 ///
 /// # Errors
 /// [`LoadError`], each naming what is missing.
-pub fn load(cgroup: &Path, capacities: &Capacities) -> Result<(Unattached, LoadedMaps), LoadError> {
+pub fn load(pins: Pins, capacities: &Capacities) -> Result<(Unattached, LoadedMaps), LoadError> {
     let since =
         |minor| u8::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, minor, 0)));
     let (set_retval, mptcp) = (since(18), since(19));
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    for name in l::MAPS {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut ebpf = loader
         .override_global("KMSE_SET_RETVAL", &set_retval, true)
         .override_global("KMSE_MPTCP", &mptcp, true)
         .map_max_entries(l::MAP_ENROL, capacities.workloads)
@@ -180,42 +199,79 @@ pub fn load(cgroup: &Path, capacities: &Capacities) -> Result<(Unattached, Loade
     }
     let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
     let maps = names.into_iter().filter_map(|name| Some((name.clone(), ebpf.take_map(&name)?))).collect();
-    Ok((Unattached { ebpf, cgroup: cgroup.to_owned() }, LoadedMaps { maps }))
+    Ok((Unattached { ebpf, pins }, LoadedMaps { maps }))
 }
 
 /// Programs that are loaded and verified, but see no traffic yet.
 #[derive(Debug)]
 pub struct Unattached {
     ebpf: Ebpf,
-    cgroup: PathBuf,
+    pins: Pins,
 }
 
 impl Unattached {
-    /// Attaches the programs. From here on connections are rewritten.
+    /// Puts the programs in place: behind the pinned links of an earlier agent in one step each, else by new links. From
+    /// here on connections are rewritten by these programs.
     ///
     /// # Errors
-    /// The kernel refuses a program at this cgroup; those attached before it are detached again.
-    pub fn attach(mut self) -> Result<Loaded, LoadError> {
-        let open = |error| LoadError::Cgroup { path: self.cgroup.clone(), error };
-        let cgroup = fs::File::open(&self.cgroup).map_err(open)?;
+    /// The kernel refuses a program at this cgroup; those attached before it stay.
+    pub fn attach(mut self, cgroup: &Cgroup) -> Result<Loaded, LoadError> {
+        let directory = fs::File::open(&cgroup.path)
+            .map_err(|error| LoadError::Cgroup { path: cgroup.path.clone(), error })?;
         let mut programs = Vec::new();
         for name in PROGRAMS {
-            let attach = |ebpf: &mut Ebpf| -> Result<u32, ProgramError> {
-                let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
-                // The kernel takes no other mode for links; several programs can be attached all the same.
-                let mode = CgroupAttachMode::Single;
-                match program {
-                    Program::CgroupSockAddr(program) => program.attach(cgroup.as_fd(), mode).map(|_| ())?,
-                    Program::CgroupSock(program) => program.attach(cgroup.as_fd(), mode).map(|_| ())?,
-                    _ => return Err(ProgramError::UnexpectedProgramType),
-                }
-                Ok(program.info()?.id())
-            };
-            let id = attach(&mut self.ebpf).map_err(|e| program_error(name, "attach", &e))?;
+            let link = self.pins.link(name);
+            let program = self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded);
+            let program = program.map_err(|e| program_error(name, "attach", &e))?;
+            let id = program.info().map_err(|e| program_error(name, "attach", &e))?.id();
+            let is_replaced = program.fd().is_ok_and(|fd| replace(&link, cgroup, fd.as_fd()));
+            if !is_replaced {
+                attach_new(program, directory.as_fd(), &link)
+                    .map_err(|e| program_error(name, "attach", &e))?;
+            }
             programs.push(AttachedProgram { name, id });
         }
-        Ok(Loaded { programs, cgroup: self.cgroup, _ebpf: self.ebpf })
+        self.pins.remove_outdated(&PROGRAMS);
+        Ok(Loaded { programs, cgroup: cgroup.path.clone() })
     }
+}
+
+/// Puts `program` behind the link that is pinned at `path`, if that is there and at this cgroup.
+fn replace(path: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> bool {
+    let Ok(link) = sys::open_pin(path) else { return false };
+    sys::link_info(&link).is_ok_and(|info| info.cgroup == cgroup.id)
+        && sys::update_link(&link, program).is_ok()
+}
+
+/// Attaches `program` by a new link, pinned at `path` in place of one that leads elsewhere.
+fn attach_new(program: &mut Program, cgroup: BorrowedFd<'_>, path: &Path) -> Result<(), ProgramError> {
+    // The kernel takes no other mode for links; several programs can be attached all the same.
+    let mode = CgroupAttachMode::Single;
+    let link: Result<FdLink, _> = match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    };
+    let link = link.map_err(|_| ProgramError::NotAttached)?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(ProgramError::IOError(error)),
+        _ => {}
+    }
+    link.pin(path).map(drop).map_err(|e| ProgramError::IOError(io::Error::other(e)))
+}
+
+/// Removes the programs and maps that are pinned below `root`; see [`Pins::remove_all`].
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove_pins(root: &Path) -> io::Result<bool> {
+    Pins::remove_all(root, &PROGRAMS)
 }
 
 fn program_error(program: &'static str, action: &'static str, error: &ProgramError) -> LoadError {

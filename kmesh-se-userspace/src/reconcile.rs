@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 pub use self::report::{ObjectReport, Report};
 use crate::{
-    desired::{self, Desired, Tables, VipPool},
+    desired::{self, Desired, Keys, Tables, VipPool},
     diff::{MapOp, diff},
     dns::NameTable,
     model::{
@@ -39,27 +39,35 @@ pub struct Reconciler<M> {
     names: Arc<NameTable>,
     /// The hosts that wait to be rebuilt.
     dirty: BTreeSet<HostName>,
-    /// The hosts some of whose rows could not be written; tried again with every change.
-    failed: BTreeSet<HostName>,
+    /// The rows of each host that could not be written; tried again with every change.
+    failed: BTreeMap<HostName, Keys>,
+    /// Whether it is time to try again what failed.
+    retry: bool,
+    /// The hosts that the DNS table has.
+    published: BTreeSet<HostName>,
     /// Resolved name -> the hosts whose backends come from it.
     dependents: BTreeMap<HostName, BTreeSet<HostName>>,
     /// Host -> the names that it needs.
     needs: BTreeMap<HostName, BTreeSet<HostName>>,
     report: Report,
+    /// Addresses from an earlier run, for names that are wanted before they are answered.
+    remembered: Resolved,
+    /// Whether the maps hold rows of an earlier agent that have not been compared with the desired ones yet.
+    takes_over: bool,
 }
 
-/// What the loop has to do after [`Reconciler::program`].
+/// What one step changes: made by [`Reconciler::prepare`], carried out by [`Reconciler::commit`].
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub struct Effects {
+pub struct Step {
     /// Names to resolve from now on.
     pub want: BTreeSet<HostName>,
     /// Names that nobody needs any more.
     pub unwant: BTreeSet<HostName>,
-    /// Whether the VIPs changed and must be saved before the names are published.
-    pub vips_changed: bool,
-    /// The hosts that were rebuilt, for [`Reconciler::publish`].
-    pub hosts: BTreeSet<HostName>,
+    /// Whether VIPs or ids of namespaces changed, to be saved before the step is carried out.
+    pub must_save: bool,
+    /// The rows to be written, by host.
+    touched: BTreeMap<HostName, Keys>,
 }
 
 impl<M: Maps> Reconciler<M> {
@@ -73,11 +81,24 @@ impl<M: Maps> Reconciler<M> {
             sink,
             names,
             dirty: BTreeSet::new(),
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            retry: false,
+            published: BTreeSet::new(),
             dependents: BTreeMap::new(),
             needs: BTreeMap::new(),
             report: Report::default(),
+            remembered: Resolved::new(),
+            takes_over: false,
         }
+    }
+
+    /// Goes on from where an earlier agent stopped: the sink holds its rows, which stay until the source has synced and then
+    /// become the desired ones; `remembered` are the addresses that its names had.
+    #[must_use]
+    pub fn taking_over(mut self, remembered: Resolved) -> Self {
+        self.takes_over = *self.sink.actual() != Tables::default();
+        self.remembered = remembered;
+        self
     }
 
     /// Takes in what a source tells. An object that is rejected takes the place of nothing: what it said before is
@@ -97,6 +118,7 @@ impl<M: Maps> Reconciler<M> {
             Object::ServiceEntry(raw) => {
                 let verdict = validate_service_entry(raw);
                 self.report.set_object(&reference, verdict.errors, verdict.warnings);
+                self.report.set_rejected_hosts(&reference, &raw.spec.hosts);
                 verdict.accepted.map(|entry| self.snapshot.apply_entry(entry))
             }
             Object::WorkloadEntry(raw) => {
@@ -117,64 +139,104 @@ impl<M: Maps> Reconciler<M> {
 
     /// Takes in the addresses of a name. A late answer for a name that nobody needs any more is dropped.
     pub fn resolved(&mut self, name: HostName, addresses: Addresses) {
-        if let Some(hosts) = self.dependents.get(&name) {
+        if let Some(hosts) = self.dependents.get(&name)
+            && self.resolved.get(&name) != Some(&addresses)
+        {
             self.dirty.extend(hosts.iter().cloned());
             self.resolved.insert(name, addresses);
         }
     }
 
-    /// Whether [`Reconciler::program`] has something to do.
+    /// Whether [`Reconciler::prepare`] has something to do.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        if self.takes_over {
+            return self.report.synced;
+        }
+        self.retry || !self.dirty.is_empty() || self.report.revision != self.snapshot.revision
     }
 
-    /// Marks what could not be written before, so that it is tried again.
+    /// Has what failed tried again by the next [`Reconciler::prepare`], which then has something to do: rows that could
+    /// not be written, and hosts for which no address was left.
     pub fn retry_failed(&mut self) {
-        self.dirty.append(&mut self.failed);
+        self.dirty.extend(self.report.exhausted_hosts().cloned());
+        self.retry = !self.failed.is_empty();
     }
 
-    /// Rebuilds the hosts that changed and writes the difference to the maps. Names that are gone leave the DNS table
-    /// first; names that are new enter it in [`Reconciler::publish`].
-    pub fn program(&mut self, now: Timestamp) -> Effects {
-        self.retry_failed();
-        let mut effects = Effects { hosts: std::mem::take(&mut self.dirty), ..Effects::default() };
-        let mut touched = effects.hosts.clone();
-        let mut before = Tables::default();
-        for host in self.in_order_of_age(&effects.hosts) {
-            self.update_needs(&host, &mut effects);
-            effects.vips_changed |= self.update_vips(&host, now);
+    /// Rebuilds the hosts that changed. Names that are gone leave the DNS table now, before their rows.
+    pub fn prepare(&mut self, now: Timestamp) -> Step {
+        self.retry = false;
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut step = Step { touched: std::mem::take(&mut self.failed), ..Step::default() };
+        self.update_needs(&dirty, &mut step);
+        for host in self.in_order_of_age(&dirty) {
+            step.must_save |= self.update_vips(&host, now);
             let exists = !self.snapshot.entries_of(&host).is_empty();
             let built =
                 exists.then(|| desired::host(&self.snapshot, &self.resolved, self.vips.get(&host), &host));
-            if built.is_none() {
+            if !exists {
                 self.names.set(host.clone(), None);
+                self.published.remove(&host);
             }
-            let change = self.desired.set(&host, built);
-            before.extend(change.old);
-            touched.extend(change.hosts);
+            let keys = self.desired.set(&host, built);
+            step.touched.entry(host).or_default().extend(keys);
         }
-        let after = self.desired.effective(&touched);
-        let ops = diff(&self.sink.actual().restricted(&before, &after), &after);
-        self.write(ops, &touched);
-        self.report.revision = self.snapshot.revision;
-        effects
+        if std::mem::take(&mut self.takes_over) {
+            step.must_save |= self.release_unused_vips(now);
+            self.take_over(&mut step.touched);
+        }
+        let frontends = step.touched.values().flat_map(|keys| &keys.frontends).map(|f| &f.scope);
+        let addresses = step.touched.values().flat_map(|keys| &keys.addresses).map(|a| &a.scope);
+        step.must_save |= self.sink.reserve_scopes(frontends.chain(addresses));
+        step
     }
 
-    fn write(&mut self, ops: Vec<MapOp>, touched: &BTreeSet<HostName>) {
+    /// Names the restored rows as the desired ones are named, and has all of them compared: what nobody wants goes. A service
+    /// whose names have not been answered since the start keeps the backends it has until they are.
+    fn take_over(&mut self, touched: &mut BTreeMap<HostName, Keys>) {
+        let mut wanted = Keys::default();
+        touched.values().for_each(|keys| wanted.extend(keys.clone()));
+        let rows = self.desired.rows(&wanted);
+        self.sink.adopt(&rows);
+        for (host, keys) in touched.iter_mut() {
+            let is_unanswered = self.desired.get(host).is_some_and(|d| !d.unresolved.is_empty());
+            keys.services.retain(|key| {
+                let is_empty = rows.services.get(key).is_none_or(Vec::is_empty);
+                !(is_unanswered && is_empty && self.sink.actual().services.contains_key(key))
+            });
+        }
+        let mut left = self.sink.actual().clone();
+        left.services.retain(|key, _| !wanted.services.contains(key));
+        left.frontends.retain(|frontend, _| !wanted.frontends.contains(frontend));
+        left.addresses.retain(|address, _| !wanted.addresses.contains(address));
+        touched.entry(HostName::new("")).or_default().extend(left.into_keys());
+    }
+
+    /// Writes the step to the maps, then publishes the names of its hosts.
+    pub fn commit(&mut self, step: Step) {
+        self.write(&step.touched);
+        self.report.revision = self.snapshot.revision;
+        self.publish(step.touched.keys());
+    }
+
+    /// Makes the rows that each host touched what they should be.
+    fn write(&mut self, touched: &BTreeMap<HostName, Keys>) {
+        let mut keys = Keys::default();
+        for (host, own) in touched {
+            self.report.clear_failures(host);
+            keys.extend(own.clone());
+        }
+        let ops = diff(&self.sink.actual().rows(&keys), &self.desired.rows(&keys));
         if ops.is_empty() {
             return;
         }
         let count = ops.len();
         let failures = self.sink.apply(ops);
-        for host in touched {
-            self.report.clear_failures(host);
-        }
         for failure in &failures {
-            let host = self.host_of(&failure.op);
+            let host = self.host_of(&failure.op, touched);
             tracing::error!(host = %host, error = %failure.error, "map write failed");
             self.report.add_failure(&host, &failure.error);
-            self.failed.insert(host);
+            add_key(self.failed.entry(host).or_default(), &failure.op);
         }
         tracing::info!(
             revision = self.snapshot.revision,
@@ -184,7 +246,8 @@ impl<M: Maps> Reconciler<M> {
         );
     }
 
-    fn host_of(&self, op: &MapOp) -> HostName {
+    /// Whose row an operation is about. An address that nobody wants any more belonged to a host that was touched.
+    fn host_of(&self, op: &MapOp, touched: &BTreeMap<HostName, Keys>) -> HostName {
         let owner = match op {
             MapOp::SetService(key, _) | MapOp::RemoveService(key) | MapOp::SetFrontend(_, key) => {
                 Some(&key.host)
@@ -192,23 +255,33 @@ impl<M: Maps> Reconciler<M> {
             MapOp::RemoveFrontend(frontend) => {
                 self.sink.actual().frontends.get(frontend).map(|key| &key.host)
             }
-            MapOp::SetAddress(address, _) | MapOp::RemoveAddress(address) => self.desired.user_of(address),
+            MapOp::SetAddress(address, _) | MapOp::RemoveAddress(address) => {
+                let had = || touched.iter().find(|(_, keys)| keys.addresses.contains(address));
+                self.desired.user_of(address).or_else(|| had().map(|(host, _)| host))
+            }
         };
         owner.cloned().unwrap_or_else(|| HostName::new(""))
     }
 
-    /// Puts the names of rebuilt hosts into the DNS table. A name whose backends were never resolved waits for the first
-    /// answer, so that no client is sent to an address that leads nowhere yet.
-    pub fn publish(&mut self, hosts: &BTreeSet<HostName>) {
+    /// Puts the names of rebuilt hosts into the DNS table. So that no client is sent to an address that leads nowhere yet,
+    /// a name is new only when its rows are written, and a view of it only when something is known of its backends;
+    /// until then the resolver that was asked answers. A name that is there once changes at once.
+    fn publish<'a>(&mut self, hosts: impl Iterator<Item = &'a HostName>) {
         for host in hosts {
-            let needs = self.needs.get(host).into_iter().flatten();
-            let is_answered =
-                needs.clone().count() == 0 || needs.clone().any(|n| self.resolved.contains_key(n));
-            if let Some(desired) = self.desired.get(host)
-                && is_answered
-            {
-                self.names.set(host.clone(), Some(desired.names.clone()));
+            let Some(desired) = self.desired.get(host) else { continue };
+            let mut names = desired.names.clone();
+            if !self.published.contains(host) {
+                if self.failed.contains_key(host) {
+                    continue;
+                }
+                for scope in &desired.unresolved {
+                    names.views.entry(scope.clone()).and_modify(|view| view.vips.clear());
+                }
             }
+            if names.views.values().any(|view| !view.vips.is_empty()) {
+                self.published.insert(host.clone());
+            }
+            self.names.set(host.clone(), Some(names));
         }
     }
 
@@ -222,30 +295,41 @@ impl<M: Maps> Reconciler<M> {
         hosts
     }
 
-    fn update_needs(&mut self, host: &HostName, effects: &mut Effects) {
-        let new = desired::wanted_names(&self.snapshot, host);
-        let old = self.needs.remove(host).unwrap_or_default();
-        for name in old.difference(&new) {
-            if let Some(hosts) = self.dependents.get_mut(name) {
-                hosts.remove(host);
-                if hosts.is_empty() {
-                    self.dependents.remove(name);
-                    self.resolved.remove(name);
-                    effects.want.remove(name);
-                    effects.unwant.insert(name.clone());
+    /// Brings the names that hosts need up to date. What one host of a step drops and another takes up stays as it is.
+    fn update_needs(&mut self, hosts: &BTreeSet<HostName>, step: &mut Step) {
+        let mut was_wanted: BTreeMap<HostName, bool> = BTreeMap::new();
+        for host in hosts {
+            let new = desired::wanted_names(&self.snapshot, host);
+            let old = self.needs.remove(host).unwrap_or_default();
+            for name in old.symmetric_difference(&new) {
+                let dependents = self.dependents.entry(name.clone()).or_default();
+                was_wanted.entry(name.clone()).or_insert(!dependents.is_empty());
+                if new.contains(name) {
+                    dependents.insert(host.clone());
+                } else {
+                    dependents.remove(host);
                 }
             }
-        }
-        for name in new.difference(&old) {
-            let hosts = self.dependents.entry(name.clone()).or_default();
-            if hosts.is_empty() {
-                effects.unwant.remove(name);
-                effects.want.insert(name.clone());
+            if !new.is_empty() {
+                self.needs.insert(host.clone(), new);
             }
-            hosts.insert(host.clone());
         }
-        if !new.is_empty() {
-            self.needs.insert(host.clone(), new);
+        for (name, was_wanted) in was_wanted {
+            let is_wanted = self.dependents.get(&name).is_some_and(|hosts| !hosts.is_empty());
+            if !is_wanted {
+                self.dependents.remove(&name);
+                self.resolved.remove(&name);
+            }
+            match (was_wanted, is_wanted) {
+                (false, true) => {
+                    if let Some(addresses) = self.remembered.remove(&name) {
+                        self.resolved.insert(name.clone(), addresses);
+                    }
+                    step.want.insert(name);
+                }
+                (true, false) => drop(step.unwant.insert(name)),
+                _ => {}
+            }
         }
     }
 
@@ -253,25 +337,26 @@ impl<M: Maps> Reconciler<M> {
     fn update_vips(&mut self, host: &HostName, now: Timestamp) -> bool {
         let had = self.vips.get(host).copied();
         if !desired::needs_vip(&self.snapshot, host) {
+            self.report.clear_exhausted(host);
             self.vips.release(host, now);
             return had.is_some();
         }
-        match self.vips.ensure(host, now) {
+        match self.vips.ensure(host, now, |address| self.snapshot.is_written(address)) {
             Ok(vips) => {
                 self.report.clear_exhausted(host);
                 had != Some(vips)
             }
             Err(error) => {
-                tracing::error!(host = %host, %error, "no virtual address left");
-                self.report.set_exhausted(host, &error);
+                if self.report.set_exhausted(host, &error) {
+                    tracing::error!(host = %host, %error, "no virtual address left");
+                }
                 false
             }
         }
     }
 
-    /// The hosts that kept their VIP from an earlier run but that no object names now lose it. Called once, after the
-    /// sources have synced.
-    pub fn release_unused_vips(&mut self, now: Timestamp) -> bool {
+    /// The hosts that kept their VIP from an earlier run but that no object names now lose it.
+    fn release_unused_vips(&mut self, now: Timestamp) -> bool {
         let unused: Vec<HostName> = self
             .vips
             .iter()
@@ -313,6 +398,12 @@ impl<M: Maps> Reconciler<M> {
         &self.desired
     }
 
+    /// What the DNS server answers.
+    #[must_use]
+    pub fn names(&self) -> &NameTable {
+        &self.names
+    }
+
     /// The writer of the maps.
     #[must_use]
     pub fn sink(&self) -> &Sink<M> {
@@ -323,4 +414,12 @@ impl<M: Maps> Reconciler<M> {
     pub fn sink_mut(&mut self) -> &mut Sink<M> {
         &mut self.sink
     }
+}
+
+fn add_key(keys: &mut Keys, op: &MapOp) {
+    match op.clone() {
+        MapOp::SetService(key, _) | MapOp::RemoveService(key) => keys.services.insert(key),
+        MapOp::SetFrontend(frontend, _) | MapOp::RemoveFrontend(frontend) => keys.frontends.insert(frontend),
+        MapOp::SetAddress(address, _) | MapOp::RemoveAddress(address) => keys.addresses.insert(address),
+    };
 }

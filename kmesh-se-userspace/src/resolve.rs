@@ -12,6 +12,7 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -22,7 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{ResolveConfig, ResolveError, system_servers};
+pub use self::{
+    config::{ResolveConfig, ResolveError, system_servers},
+    state::{NO_ADDRESS, NO_SUCH_NAME},
+};
 use self::{
     lookup::{LookupError, Upstreams},
     state::{Ask, Outcome, Schedule},
@@ -92,9 +96,10 @@ impl Resolver {
         Self { shared }
     }
 
-    /// Resolves `name` from now on. A name is wanted or not: wanting it twice changes nothing.
-    pub fn want(&self, name: HostName) {
-        if self.shared.schedule().want(Instant::now().into_std(), name) {
+    /// Resolves `name` from now on. A name is wanted or not: wanting it twice changes nothing. `known` are addresses of an
+    /// earlier run with their age: they are served, as stale, until an answer comes.
+    pub fn want(&self, name: HostName, known: Option<(Addresses, Duration)>) {
+        if self.shared.schedule().want(Instant::now().into_std(), name, known) {
             self.shared.wake.notify_one();
         }
     }

@@ -5,30 +5,35 @@
 
 mod alias;
 pub mod aya;
+mod enrolments;
 mod ids;
 pub mod memory;
-mod sys;
+mod restore;
+mod services;
+mod words;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
 };
 
 use kmesh_se_common::{
     addr,
-    limits::{LEVEL_END, MAX_LEVELS},
-    maps::{
-        self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_PASS, UNLISTED_REFUSE, WORKLOAD_EXEMPT,
-        WORKLOAD_PRIVATE_VIEW, Workload,
-    },
+    limits::MAX_LEVELS,
+    maps::{self, AddressKey, FrontendKey, Service, UNLISTED_PASS, UNLISTED_REFUSE, Workload},
 };
 
-use self::ids::Runs;
+pub use self::restore::Contents;
+use self::{
+    enrolments::ScopeId,
+    ids::Runs,
+    services::{BackendId, ServiceIds},
+};
 use crate::{
-    desired::{Address, Backend, Frontend, Scope, ServiceKey, Tables, Unlisted},
+    desired::{Address, Frontend, Scope, ServiceKey, Tables, Unlisted},
     diff::MapOp,
     model::{Namespace, Transport},
 };
@@ -57,6 +62,11 @@ pub trait Maps {
     fn remove_workload(&mut self, cgroup: u64) -> Result<(), MapError>;
     /// Writes the depths at which cgroups are enrolled.
     fn set_levels(&mut self, levels: [u8; MAX_LEVELS]) -> Result<(), MapError>;
+    /// Everything that the maps hold, for an agent that takes them over.
+    ///
+    /// # Errors
+    /// The kernel refused to read.
+    fn contents(&self) -> Result<Contents, MapError>;
     /// Returns when no program still runs that was running at the call.
     fn wait_for_readers(&mut self) -> Result<(), MapError>;
 }
@@ -84,6 +94,12 @@ pub enum MapError {
         /// The kernel's answer.
         error: String,
     },
+    /// The service that a frontend needs is not there, because it could not be written.
+    #[error("the service of this frontend could not be written; its own error says why")]
+    NoService,
+    /// A frontend that could not be changed still leads to the service.
+    #[error("a frontend that could not be changed still leads to this service; its own error says why")]
+    StillUsed,
     /// A service has more backends than its run of slots can have.
     #[error("a service has more than {} backends of one family; list fewer", u16::MAX)]
     Service,
@@ -99,6 +115,8 @@ impl MapError {
         match self {
             Self::Full { .. } => "MapFull",
             Self::Sys { .. } => "MapWriteFailed",
+            Self::NoService => "ServiceNotWritten",
+            Self::StillUsed => "ServiceStillUsed",
             Self::Service => "TooManyBackends",
             Self::Levels => "TooManyCgroupDepths",
         }
@@ -180,25 +198,6 @@ pub struct Sink<M> {
     limbo: Limbo,
 }
 
-#[derive(Debug)]
-struct ServiceIds {
-    id: u32,
-    slots: Service,
-    backends: Vec<(IpAddr, u16)>,
-}
-
-#[derive(Debug)]
-struct BackendId {
-    id: u32,
-    users: u32,
-}
-
-#[derive(Debug)]
-struct ScopeId {
-    id: u32,
-    rows: u32,
-}
-
 /// Elements that no new reader can reach, but that one may still be reading.
 #[derive(Debug, Default)]
 struct Limbo {
@@ -239,6 +238,11 @@ impl<M: Maps> Sink<M> {
         &self.maps
     }
 
+    /// The maps themselves, for what is no row of theirs.
+    pub fn maps_mut(&mut self) -> &mut M {
+        &mut self.maps
+    }
+
     /// The id of a service, for reading its counters.
     #[must_use]
     pub fn service_id(&self, key: &ServiceKey) -> Option<u32> {
@@ -275,9 +279,24 @@ impl<M: Maps> Sink<M> {
         ]
     }
 
-    /// Applies `ops` in order. An operation that fails is reported and leaves its row as it was; the others go on.
+    /// Applies `ops` in order. An operation that fails is reported and leaves its row as it was; the others go on. What
+    /// failed before the removals is tried again after them: they may have made room.
     pub fn apply(&mut self, ops: Vec<MapOp>) -> Vec<Failure> {
+        let (mut failures, has_removed) = self.pass(ops);
+        if has_removed && !failures.is_empty() {
+            let again = failures.into_iter().map(|failure| failure.op).collect();
+            (failures, _) = self.pass(again);
+        }
+        if let Err(error) = self.settle() {
+            tracing::warn!(%error, "could not wait for readers; freed ids stay unused");
+        }
+        failures
+    }
+
+    /// Applies each of `ops` once; says what failed and whether something was removed.
+    fn pass(&mut self, ops: Vec<MapOp>) -> (Vec<Failure>, bool) {
         let mut failures = Vec::new();
+        let mut has_removed = false;
         for op in ops {
             let done = match &op {
                 MapOp::SetService(key, backends) => self.set_service(key, backends),
@@ -288,14 +307,17 @@ impl<M: Maps> Sink<M> {
                 MapOp::RemoveAddress(address) => self.remove_address(address),
             };
             match done {
-                Ok(()) => self.actual.apply(&op),
+                Ok(()) => {
+                    has_removed |= matches!(
+                        op,
+                        MapOp::RemoveService(_) | MapOp::RemoveFrontend(_) | MapOp::RemoveAddress(_)
+                    );
+                    self.actual.apply(&op);
+                }
                 Err(error) => failures.push(Failure { op, error }),
             }
         }
-        if let Err(error) = self.settle() {
-            tracing::warn!(%error, "could not wait for readers; freed ids stay unused");
-        }
-        failures
+        (failures, has_removed)
     }
 
     /// Waits for readers and frees what waits in limbo.
@@ -309,136 +331,19 @@ impl<M: Maps> Sink<M> {
             return Ok(());
         }
         self.maps.wait_for_readers()?;
-        let limbo = std::mem::take(&mut self.limbo);
-        for id in limbo.services {
-            self.maps.set_service(id, Service::EMPTY)?;
-            self.service_ids.free(id, 1);
-        }
-        for run in limbo.slots {
+        self.limbo.hash_elements = false;
+        for run in std::mem::take(&mut self.limbo.slots) {
             self.slot_ids.free(run.slot_base, run.slot_count());
         }
-        for id in limbo.backends {
+        for id in std::mem::take(&mut self.limbo.backends) {
             self.backend_ids.free(id, 1);
         }
-        Ok(())
-    }
-
-    /// Writes the new backends and a new run of slots, then leads the service to them with one store.
-    fn set_service(&mut self, key: &ServiceKey, backends: &[Backend]) -> Result<(), MapError> {
-        let new_id = match self.services.get(key) {
-            Some(_) => None,
-            None => Some(self.allocate(Pool::Services, 1)?),
-        };
-        let written = self.write_backends(backends).and_then(|ids| {
-            self.write_slots(backends, &ids).inspect_err(|_| self.drop_backends(backends.iter().map(place)))
-        });
-        let slots = match written {
-            Ok(slots) => slots,
-            Err(error) => {
-                // Nothing leads to a new id yet.
-                new_id.into_iter().for_each(|id| self.service_ids.free(id, 1));
-                return Err(error);
-            }
-        };
-        let id = new_id.or_else(|| self.services.get(key).map(|s| s.id)).unwrap_or_default();
-        if new_id.is_some() {
-            self.maps.reset_service_count(id)?;
-        }
-        self.maps.set_service(id, slots)?;
-        let places: Vec<_> = backends.iter().map(place).collect();
-        if let Some(old) = self.services.insert(key.clone(), ServiceIds { id, slots, backends: places }) {
-            self.retire(old.slots, old.backends);
+        while let Some(id) = self.limbo.services.last().copied() {
+            self.maps.set_service(id, Service::EMPTY)?;
+            self.service_ids.free(id, 1);
+            self.limbo.services.pop();
         }
         Ok(())
-    }
-
-    fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapError> {
-        if let Some(old) = self.services.remove(key) {
-            self.limbo.services.push(old.id);
-            self.retire(old.slots, old.backends);
-        }
-        Ok(())
-    }
-
-    /// Puts what an old run used in limbo.
-    fn retire(&mut self, slots: Service, backends: Vec<(IpAddr, u16)>) {
-        if slots.slot_count() > 0 {
-            self.limbo.slots.push(slots);
-        }
-        self.drop_backends(backends.into_iter());
-    }
-
-    /// Ids for `backends`, each written unless another service has it already. All or none are counted as used.
-    fn write_backends(&mut self, backends: &[Backend]) -> Result<Vec<u32>, MapError> {
-        let mut ids = Vec::with_capacity(backends.len());
-        for (done, backend) in backends.iter().enumerate() {
-            match self.write_backend(backend) {
-                Ok(id) => ids.push(id),
-                Err(error) => {
-                    self.drop_backends(backends[..done].iter().map(place));
-                    return Err(error);
-                }
-            }
-        }
-        Ok(ids)
-    }
-
-    fn write_backend(&mut self, backend: &Backend) -> Result<u32, MapError> {
-        if let Some(known) = self.backends.get_mut(&place(backend)) {
-            known.users += 1;
-            return Ok(known.id);
-        }
-        let id = self.allocate(Pool::Backends, 1)?;
-        let value = maps::Backend { addr: addr::from_ip(backend.address), port: backend.port, _pad: 0 };
-        if let Err(error) = self.maps.set_backend(id, value) {
-            self.backend_ids.free(id, 1);
-            return Err(error);
-        }
-        self.backends.insert(place(backend), BackendId { id, users: 1 });
-        Ok(id)
-    }
-
-    fn drop_backends(&mut self, places: impl Iterator<Item = (IpAddr, u16)>) {
-        for place in places {
-            if let Some(known) = self.backends.get_mut(&place) {
-                known.users -= 1;
-                if known.users == 0 {
-                    self.limbo.backends.push(known.id);
-                    self.backends.remove(&place);
-                }
-            }
-        }
-    }
-
-    /// Writes a run of slots for each family, IPv4 first.
-    fn write_slots(&mut self, backends: &[Backend], ids: &[u32]) -> Result<Service, MapError> {
-        let of = |v4: bool| -> Vec<(u32, u32)> {
-            let family = backends.iter().zip(ids).filter(|(backend, _)| backend.address.is_ipv4() == v4);
-            family.map(|(backend, id)| (*id, backend.weight)).collect()
-        };
-        let (v4, v6) = (of(true), of(false));
-        let count = |run: &[(u32, u32)]| u16::try_from(run.len()).map_err(|_| MapError::Service);
-        let (v4_count, v6_count) = (count(&v4)?, count(&v6)?);
-        let mut service = Service { slot_base: 0, v4_count, v6_count };
-        if service.slot_count() == 0 {
-            return Ok(Service::EMPTY);
-        }
-        service.slot_base = self.allocate(Pool::Slots, service.slot_count())?;
-        let columns = [v4, v6].into_iter().flat_map(|run| {
-            let weights: Vec<u32> = run.iter().map(|(_, weight)| *weight).collect();
-            alias::table(&weights).into_iter().map(move |column| maps::Slot {
-                backend: run[column.own].0,
-                alias: run[column.alias].0,
-                threshold: column.threshold,
-            })
-        });
-        for (slot, value) in (service.slot_base..).zip(columns) {
-            if let Err(error) = self.maps.set_slot(slot, value) {
-                self.slot_ids.free(service.slot_base, service.slot_count());
-                return Err(error);
-            }
-        }
-        Ok(service)
     }
 
     /// A run of free ids; when there is none, those in limbo are freed first.
@@ -458,49 +363,76 @@ impl<M: Maps> Sink<M> {
         }
     }
 
-    fn set_frontend(&mut self, frontend: &Frontend, key: &ServiceKey) -> Result<(), MapError> {
-        // A service that could not be set up has been reported; its frontend must not lead to another's id.
-        let Some(service) = self.services.get(key).map(|s| s.id) else {
-            return Err(MapError::Full {
-                map: kmesh_se_common::limits::MAP_SERVICE,
-                capacity: self.capacities.services,
-                flag: "services",
-            });
-        };
-        self.settle_hash_elements()?;
-        let is_new = !self.actual.frontends.contains_key(frontend);
+    fn set_frontend(&mut self, frontend: &Frontend, service: &ServiceKey) -> Result<(), MapError> {
+        // The frontend must not lead to the id of another.
+        let id = self.service_id(service).ok_or(MapError::NoService)?;
+        let previous = self.actual.frontends.get(frontend).cloned();
         let key = self.frontend_key(frontend);
-        self.maps.insert_frontend(key, service)?;
-        // The kernel reuses the element that a replaced value had.
-        self.limbo.hash_elements |= !is_new;
-        if is_new { self.add_row(&frontend.scope) } else { Ok(()) }
+        self.insert_row(&frontend.scope, previous.is_none(), |maps| maps.insert_frontend(key, id))?;
+        self.count_frontend(service, 1);
+        if let Some(previous) = previous {
+            self.count_frontend(&previous, -1);
+        }
+        Ok(())
     }
 
     fn remove_frontend(&mut self, frontend: &Frontend) -> Result<(), MapError> {
+        let Some(service) = self.actual.frontends.get(frontend).cloned() else { return Ok(()) };
         let key = self.frontend_key(frontend);
         self.maps.remove_frontend(key)?;
-        self.limbo.hash_elements = true;
-        self.drop_row(&frontend.scope)
+        self.row_removed(&frontend.scope);
+        self.count_frontend(&service, -1);
+        Ok(())
     }
 
     fn set_address(&mut self, address: &Address, unlisted: Unlisted) -> Result<(), MapError> {
-        self.settle_hash_elements()?;
         let is_new = !self.actual.addresses.contains_key(address);
         let key = AddressKey { scope: self.scope_id(&address.scope), addr: addr::from_ip(address.address) };
         let unlisted = match unlisted {
             Unlisted::Pass => UNLISTED_PASS,
             Unlisted::Refuse => UNLISTED_REFUSE,
         };
-        self.maps.insert_address(key, maps::Address { unlisted })?;
-        self.limbo.hash_elements |= !is_new;
-        if is_new { self.add_row(&address.scope) } else { Ok(()) }
+        self.insert_row(&address.scope, is_new, |maps| maps.insert_address(key, maps::Address { unlisted }))
     }
 
     fn remove_address(&mut self, address: &Address) -> Result<(), MapError> {
+        if !self.actual.addresses.contains_key(address) {
+            return Ok(());
+        }
         let key = AddressKey { scope: self.scope_id(&address.scope), addr: addr::from_ip(address.address) };
         self.maps.remove_address(key)?;
+        self.row_removed(&address.scope);
+        Ok(())
+    }
+
+    /// Writes a row of a hash map. A new one is announced to the workloads of its scope first.
+    fn insert_row(
+        &mut self,
+        scope: &Scope,
+        is_new: bool,
+        insert: impl FnOnce(&mut M) -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
+        if is_new {
+            self.add_row(scope)?;
+        }
+        match self.settle_hash_elements().and_then(|()| insert(&mut self.maps)) {
+            Ok(()) => {
+                // The kernel reuses the element that a replaced value had.
+                self.limbo.hash_elements |= !is_new;
+                Ok(())
+            }
+            Err(error) => {
+                if is_new {
+                    self.drop_row(scope);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn row_removed(&mut self, scope: &Scope) {
         self.limbo.hash_elements = true;
-        self.drop_row(&address.scope)
+        self.drop_row(scope);
     }
 
     /// An inserted element may be one that was just removed and is still being read: waits first.
@@ -519,107 +451,6 @@ impl<M: Maps> Sink<M> {
             },
             _pad: 0,
         }
-    }
-
-    /// The id of a scope. A namespace keeps its id for as long as the agent runs.
-    fn scope_id(&mut self, scope: &Scope) -> u32 {
-        match scope {
-            Scope::Mesh => SCOPE_MESH,
-            Scope::Namespace(namespace) => {
-                let next = u32::try_from(self.scopes.len()).unwrap_or(u32::MAX - 1) + 1;
-                self.scopes.entry(namespace.clone()).or_insert(ScopeId { id: next, rows: 0 }).id
-            }
-        }
-    }
-
-    fn add_row(&mut self, scope: &Scope) -> Result<(), MapError> {
-        self.change_rows(scope, |rows| rows + 1)
-    }
-
-    fn drop_row(&mut self, scope: &Scope) -> Result<(), MapError> {
-        self.change_rows(scope, |rows| rows.saturating_sub(1))
-    }
-
-    /// Keeps count of the rows of a namespace's own view; its workloads look there only while there are some.
-    fn change_rows(&mut self, scope: &Scope, change: impl Fn(u32) -> u32) -> Result<(), MapError> {
-        let Scope::Namespace(namespace) = scope else { return Ok(()) };
-        let Some(entry) = self.scopes.get_mut(namespace) else { return Ok(()) };
-        let before = entry.rows;
-        entry.rows = change(before);
-        if (before == 0) == (entry.rows == 0) {
-            return Ok(());
-        }
-        let members: Vec<u64> = self
-            .workloads()
-            .filter(|(_, e)| e.namespace.as_ref() == Some(namespace))
-            .map(|(c, _)| c)
-            .collect();
-        members.into_iter().try_for_each(|cgroup| self.write_workload(cgroup))
-    }
-
-    /// Enrols a cgroup, or changes its enrolment.
-    ///
-    /// # Errors
-    /// The map is full, or cgroups are enrolled at too many depths; then the cgroup is not enrolled.
-    pub fn enrol(&mut self, cgroup: u64, enrolment: Enrolment) -> Result<(), MapError> {
-        let mut levels = self.levels();
-        levels.insert(enrolment.level);
-        if levels.len() > MAX_LEVELS {
-            return Err(MapError::Levels);
-        }
-        let id = self.workloads.get(&cgroup).map_or(self.next_workload, |(id, _)| *id);
-        let previous = self.workloads.insert(cgroup, (id, enrolment));
-        if let Err(error) = self.settle_hash_elements().and_then(|()| self.write_workload(cgroup)) {
-            match previous {
-                Some(previous) => drop(self.workloads.insert(cgroup, previous)),
-                None => drop(self.workloads.remove(&cgroup)),
-            }
-            return Err(error);
-        }
-        self.next_workload = self.next_workload.max(id + 1);
-        self.write_levels()
-    }
-
-    /// Removes a cgroup. Its id may be used for another cgroup once this returns.
-    ///
-    /// # Errors
-    /// The kernel refused; the cgroup may still be enrolled.
-    pub fn unenrol(&mut self, cgroup: u64) -> Result<(), MapError> {
-        if self.workloads.remove(&cgroup).is_none() {
-            return Ok(());
-        }
-        self.maps.remove_workload(cgroup)?;
-        self.limbo.hash_elements = true;
-        self.write_levels()
-    }
-
-    fn write_workload(&mut self, cgroup: u64) -> Result<(), MapError> {
-        let Some((id, enrolment)) = self.workloads.get(&cgroup).cloned() else { return Ok(()) };
-        let mut workload =
-            Workload { scope: SCOPE_MESH, id, flags: 0, dns_port: enrolment.dns_port, _pad: 0 };
-        match &enrolment.namespace {
-            None => workload.flags = WORKLOAD_EXEMPT,
-            Some(namespace) => {
-                workload.scope = self.scope_id(&Scope::Namespace(namespace.clone()));
-                if self.scopes.get(namespace).is_some_and(|s| s.rows > 0) {
-                    workload.flags = WORKLOAD_PRIVATE_VIEW;
-                }
-            }
-        }
-        self.maps.insert_workload(cgroup, workload)?;
-        Ok(())
-    }
-
-    fn levels(&self) -> BTreeSet<u8> {
-        self.workloads.values().map(|(_, e)| e.level).collect()
-    }
-
-    fn write_levels(&mut self) -> Result<(), MapError> {
-        let mut list = [LEVEL_END; MAX_LEVELS];
-        for (place, level) in list.iter_mut().zip(self.levels().into_iter().rev()) {
-            *place = level;
-        }
-        self.maps.set_levels(list)
     }
 }
 
@@ -640,8 +471,4 @@ impl Pool {
         };
         MapError::Full { map, capacity, flag }
     }
-}
-
-fn place(backend: &Backend) -> (IpAddr, u16) {
-    (backend.address, backend.port)
 }

@@ -1,6 +1,6 @@
-//! What survives a restart: which host has which VIP.
+//! What survives a restart: VIPs of hosts, ids of namespaces, addresses of names.
 //!
-//! In: a directory. Out: one JSON file, replaced as a whole. Never: a partly written file.
+//! In: a directory. Out: one JSON file for each, replaced as a whole. Never: a partly written file.
 
 use std::{
     collections::BTreeMap,
@@ -9,21 +9,50 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     desired::{VipPool, VipRanges, Vips},
-    model::HostName,
+    model::{Addresses, HostName, Namespace},
 };
 
-const FILE: &str = "vips.json";
+const VIPS: &str = "vips.json";
+const SCOPES: &str = "scopes.json";
+const ADDRESSES: &str = "addresses.json";
 const VERSION: u32 = 1;
 
-/// The file's content.
+/// The content of each file.
 #[derive(Serialize, Deserialize)]
-struct Saved {
+struct Saved<T> {
     version: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+struct SavedVips {
     hosts: BTreeMap<String, Vips>,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+struct SavedScopes {
+    namespaces: BTreeMap<String, u32>,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+struct SavedAddresses {
+    names: BTreeMap<String, KnownAddresses>,
+}
+
+/// The addresses that a name had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownAddresses {
+    /// The addresses.
+    pub addresses: Addresses,
+    /// When an answer last held them.
+    pub answered_at: Timestamp,
 }
 
 /// The state could not be read or written.
@@ -68,7 +97,10 @@ impl StateDir {
 
     /// The files that an agent leaves in the directory `path`.
     pub fn files(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-        [path.join(FILE), path.join(format!(".{FILE}.new"))].into_iter()
+        let path = path.to_owned();
+        [VIPS, SCOPES, ADDRESSES]
+            .into_iter()
+            .flat_map(move |file| [path.join(file), path.join(temporary(file))])
     }
 
     /// A pool over `ranges` in which every host has the address that it had before.
@@ -76,47 +108,95 @@ impl StateDir {
     /// # Errors
     /// The file is there but cannot be used; clients may still have its addresses cached, so it is not ignored.
     pub fn load_vips(&self, ranges: VipRanges) -> Result<VipPool, StateError> {
-        let path = self.path.join(FILE);
         let mut pool = VipPool::new(ranges);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(pool),
-            Err(error) => return Err(StateError::Io { action: "read", path, error }),
-        };
-        let format = |message| StateError::Format { path: path.clone(), message };
-        let saved: Saved = serde_json::from_str(&text).map_err(|e| format(e.to_string()))?;
-        if saved.version != VERSION {
-            return Err(format(format!("version {}, not {VERSION}", saved.version)));
-        }
-        for (host, vips) in &saved.hosts {
-            pool.restore(&HostName::new(host), *vips);
+        for (host, vips) in self.load::<SavedVips>(VIPS)?.hosts {
+            pool.restore(&HostName::new(&host), vips);
         }
         Ok(pool)
     }
 
-    /// Writes which host has which address: to a new file, synced, then renamed.
+    /// Saves which host has which address.
     ///
     /// # Errors
     /// The disk is full or read-only; the previous file stays.
     pub fn save_vips(&self, pool: &VipPool) -> Result<(), StateError> {
-        let path = self.path.join(FILE);
         let hosts = pool.iter().map(|(host, vips)| (host.to_string(), *vips)).collect();
-        let text = serde_json::to_vec_pretty(&Saved { version: VERSION, hosts }).unwrap_or_default();
-        let temporary = self.path.join(format!(".{FILE}.new"));
+        self.save(VIPS, SavedVips { hosts })
+    }
+
+    /// The ids that namespaces have in the maps.
+    ///
+    /// # Errors
+    /// As [`StateDir::load_vips`].
+    pub fn load_scopes(&self) -> Result<BTreeMap<Namespace, u32>, StateError> {
+        let saved = self.load::<SavedScopes>(SCOPES)?;
+        Ok(saved.namespaces.into_iter().map(|(name, id)| (Namespace::new(&name), id)).collect())
+    }
+
+    /// Saves the ids that namespaces have in the maps.
+    ///
+    /// # Errors
+    /// As [`StateDir::save_vips`].
+    pub fn save_scopes(&self, scopes: &BTreeMap<Namespace, u32>) -> Result<(), StateError> {
+        let namespaces = scopes.iter().map(|(name, id)| (name.to_string(), *id)).collect();
+        self.save(SCOPES, SavedScopes { namespaces })
+    }
+
+    /// The addresses that names had.
+    ///
+    /// # Errors
+    /// As [`StateDir::load_vips`].
+    pub fn load_addresses(&self) -> Result<BTreeMap<HostName, KnownAddresses>, StateError> {
+        let saved = self.load::<SavedAddresses>(ADDRESSES)?;
+        Ok(saved.names.into_iter().map(|(name, known)| (HostName::new(&name), known)).collect())
+    }
+
+    /// Saves the addresses that names have.
+    ///
+    /// # Errors
+    /// As [`StateDir::save_vips`].
+    pub fn save_addresses(&self, names: &BTreeMap<HostName, KnownAddresses>) -> Result<(), StateError> {
+        let names = names.iter().map(|(name, known)| (name.to_string(), known.clone())).collect();
+        self.save(ADDRESSES, SavedAddresses { names })
+    }
+
+    fn load<T: Default + for<'a> Deserialize<'a>>(&self, file: &str) -> Result<T, StateError> {
+        let path = self.path.join(file);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
+            Err(error) => return Err(StateError::Io { action: "read", path, error }),
+        };
+        let format = |message| StateError::Format { path: path.clone(), message };
+        let saved: Saved<T> = serde_json::from_str(&text).map_err(|e| format(e.to_string()))?;
+        if saved.version != VERSION {
+            return Err(format(format!("version {}, not {VERSION}", saved.version)));
+        }
+        Ok(saved.content)
+    }
+
+    /// Writes to a new file, synced, then renamed.
+    fn save<T: Serialize>(&self, file: &str, content: T) -> Result<(), StateError> {
+        let path = self.path.join(file);
+        let new = self.path.join(temporary(file));
         let write = || -> io::Result<()> {
-            let mut file = fs::File::create(&temporary)?;
+            let text = serde_json::to_vec_pretty(&Saved { version: VERSION, content })?;
+            let mut file = fs::File::create(&new)?;
             file.write_all(&text)?;
             file.sync_all()?;
-            fs::rename(&temporary, &path)
+            fs::rename(&new, &path)
         };
         write().map_err(|error| StateError::Io { action: "write", path: path.clone(), error })
     }
 }
 
+fn temporary(file: &str) -> String {
+    format!(".{file}.new")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::Timestamp;
 
     #[test]
     fn a_host_keeps_its_address_over_a_restart() -> Result<(), Box<dyn std::error::Error>> {
@@ -124,13 +204,13 @@ mod tests {
         let state = StateDir::open(dir.path())?;
         let (a, b, c) = (HostName::new("a.com"), HostName::new("b.com"), HostName::new("c.com"));
         let mut pool = state.load_vips(VipRanges::default())?;
-        pool.ensure(&a, Timestamp::UNIX_EPOCH)?;
-        let second = pool.ensure(&b, Timestamp::UNIX_EPOCH)?;
+        pool.ensure(&a, Timestamp::UNIX_EPOCH, |_| false)?;
+        let second = pool.ensure(&b, Timestamp::UNIX_EPOCH, |_| false)?;
         state.save_vips(&pool)?;
 
         let mut again = state.load_vips(VipRanges::default())?;
-        assert_ne!(again.ensure(&c, Timestamp::UNIX_EPOCH)?, second);
-        assert_eq!(again.ensure(&b, Timestamp::UNIX_EPOCH)?, second);
+        assert_ne!(again.ensure(&c, Timestamp::UNIX_EPOCH, |_| false)?, second);
+        assert_eq!(again.ensure(&b, Timestamp::UNIX_EPOCH, |_| false)?, second);
         Ok(())
     }
 
@@ -138,7 +218,7 @@ mod tests {
     fn a_damaged_file_is_an_error_and_not_a_new_start() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         let state = StateDir::open(dir.path())?;
-        fs::write(dir.path().join(FILE), "{")?;
+        fs::write(dir.path().join(VIPS), "{")?;
         let error = state.load_vips(VipRanges::default()).expect_err("it is damaged");
         assert!(error.to_string().contains("move it away"), "{error}");
         Ok(())

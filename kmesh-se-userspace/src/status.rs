@@ -3,9 +3,17 @@
 //! In: made by `agent`. Out: JSON whose keys keep their meaning, and the values that the command line prints. Never: a
 //! look at the agent.
 
+mod inventory;
+mod trace;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
+
+pub use self::inventory::{
+    BackendRow, BackendUse, Backends, NameRow, Names, SourceRow, WorkloadRow, Workloads,
+};
+pub use self::trace::TraceEvent;
 
 /// The answer to `status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

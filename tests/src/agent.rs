@@ -49,6 +49,8 @@ pub struct Flags {
     pub source: PathBuf,
     /// The cgroup to attach to.
     pub attach: PathBuf,
+    /// Where its programs and maps are pinned.
+    pub pin: PathBuf,
     /// Where it keeps what it remembers.
     pub state: PathBuf,
     /// Its admin socket.
@@ -67,7 +69,9 @@ impl Flags {
         let source = folder.join("entries");
         std::fs::create_dir_all(&source)?;
         let (state, admin) = (folder.join("state"), folder.join("admin.sock"));
-        Ok(Flags { program: program()?, source, attach: attach.to_owned(), state, admin, more: Vec::new() })
+        let pin = run.pins();
+        let attach = attach.to_owned();
+        Ok(Flags { program: program()?, source, attach, pin, state, admin, more: Vec::new() })
     }
 
     /// The agent's command line, after the word `kmesh-se`.
@@ -78,6 +82,7 @@ impl Flags {
         words.extend(["--attach".to_owned(), path(&self.attach)]);
         words.extend(["--dns-listen".to_owned(), format!("{NODE}:15053")]);
         words.extend(["--resolver".to_owned(), DNS.to_string()]);
+        words.extend(["--pin".to_owned(), path(&self.pin)]);
         words.extend(["--state".to_owned(), path(&self.state), "--admin".to_owned(), path(&self.admin)]);
         words.extend(self.more.iter().cloned());
         words
@@ -167,6 +172,7 @@ impl Agent {
     pub fn cleanup(&self) -> anyhow::Result<Output> {
         let mut command = Command::new(&self.flags.program);
         command.arg("cleanup").arg("--admin").arg(&self.flags.admin).arg("--attach").arg(&self.flags.attach);
+        command.arg("--pin").arg(&self.flags.pin);
         command.arg("--state").arg(&self.flags.state).output().context("cannot run kmesh-se cleanup")
     }
 
@@ -175,15 +181,27 @@ impl Agent {
         &self.flags
     }
 
-    /// Ends it as an operator would, and waits.
+    /// Ends it as a person at a terminal does, by Ctrl-C, and waits: it takes everything down.
     ///
     /// # Errors
     /// When it does not end in time, or not with success.
     pub fn stop(&mut self) -> anyhow::Result<()> {
-        self.process.signal(Signal::SIGTERM)?;
+        self.end(Signal::SIGINT)
+    }
+
+    /// Ends it as a service manager does for a restart, and waits: connections stay possible.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not with success.
+    pub fn pause(&mut self) -> anyhow::Result<()> {
+        self.end(Signal::SIGTERM)
+    }
+
+    fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)?;
         let status = self.process.wait(LIMIT)?;
         if !status.success() {
-            bail!("the agent ended with {status} on SIGTERM\n{}", self.log_tail());
+            bail!("the agent ended with {status} on {signal}\n{}", self.log_tail());
         }
         Ok(())
     }

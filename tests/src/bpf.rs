@@ -3,6 +3,7 @@
 //! In: a cgroup. Out: the programs attached to it, their maps, and what is in those. Never: a program or
 //! map of another run, which may have the same names.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 
@@ -21,6 +22,15 @@ pub fn bpftool(words: &[&str]) -> anyhow::Result<Value> {
         bail!("bpftool {}: {value} {told}", words.join(" "));
     }
     Ok(value)
+}
+
+/// Makes the kernel count how long programs run, as long as the answer lives: so it stops however this
+/// process ends. All programs on the machine are a little slower meanwhile.
+///
+/// # Errors
+/// When the kernel cannot (Linux 5.8).
+pub fn count_run_time() -> anyhow::Result<OwnedFd> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime).context("the kernel does not count BPF run time")
 }
 
 /// The programs attached to a cgroup, and the maps that they use.

@@ -29,6 +29,8 @@ const RUN_VARIABLE: &str = "KMSE_RUN";
 const LOCKS: &str = "/run";
 const NAMESPACES: &str = "/run/netns";
 const NAMESPACE_FILES: &str = "/etc/netns";
+/// Where the agents of runs pin their programs and maps.
+const PINS: &str = "/sys/fs/bpf";
 
 /// Runs of this process, for the signal handler.
 static LIVE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -92,6 +94,11 @@ impl Run {
         Ok(path)
     }
 
+    /// A folder of the BPF file system for this run's pins; the agent makes it.
+    pub fn pins(&self) -> PathBuf {
+        Path::new(PINS).join(format!("{PREFIX}{}", self.id))
+    }
+
     /// Marks a process as this run's, and so its children.
     pub fn own<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env(RUN_VARIABLE, &self.id)
@@ -142,7 +149,8 @@ fn take_lock(id: &str) -> anyhow::Result<Option<File>> {
 /// Removes what runs left that were killed.
 pub fn sweep() {
     let groups = cgroup::mount_point().unwrap_or_default();
-    let places = [Path::new(LOCKS), Path::new(NAMESPACES), Path::new(NAMESPACE_FILES), &groups];
+    let places =
+        [Path::new(LOCKS), Path::new(NAMESPACES), Path::new(NAMESPACE_FILES), Path::new(PINS), &groups];
     let temporary = std::env::temp_dir();
     let ids: BTreeSet<String> = places
         .into_iter()
@@ -231,6 +239,9 @@ fn remove(id: &str) {
     }
     // Only goes when it is empty.
     let _ = fs::remove_dir(NAMESPACE_FILES);
+    for name in owned_names(PINS, id) {
+        let _ = fs::remove_dir_all(Path::new(PINS).join(name));
+    }
     if let Some(group) = owned_cgroup(id) {
         cgroup::remove(&group);
     }
@@ -255,6 +266,7 @@ pub fn leftovers(id: &str) -> Vec<String> {
     let mut left = Vec::new();
     left.extend(owned_names(NAMESPACES, id).into_iter().map(|name| format!("network namespace {name}")));
     left.extend(owned_names(NAMESPACE_FILES, id).into_iter().map(|name| format!("{NAMESPACE_FILES}/{name}")));
+    left.extend(owned_names(PINS, id).into_iter().map(|name| format!("pins {PINS}/{name}")));
     left.extend(owned_names(LOCKS, id).into_iter().map(|name| format!("{LOCKS}/{name}")));
     left.extend(owned_cgroup(id).map(|path| format!("cgroup {}", path.display())));
     left.extend(folder(id).exists().then(|| format!("folder {}", folder(id).display())));

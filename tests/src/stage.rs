@@ -155,7 +155,15 @@ impl Stage {
     /// # Errors
     /// When it does not end or start well.
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.agent.stop()?;
+        self.agent.pause()?;
+        self.resume()
+    }
+
+    /// Starts an agent with the same flags in place of one that has ended.
+    ///
+    /// # Errors
+    /// When it does not start well.
+    pub fn resume(&mut self) -> anyhow::Result<()> {
         let flags = self.agent.flags().clone();
         self.agent = Agent::start(&self.run, &self.topology, flags)?;
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::UdpSocket;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -106,9 +106,12 @@ fn assert_refused(output: &Output, words: &[&str]) {
 
 /// Runs to its end, or for 10 seconds: an agent that starts after all must not hold up the test.
 fn run(command: &mut Command) -> anyhow::Result<Output> {
-    let words: Vec<_> =
-        std::iter::once(command.get_program()).chain(command.get_args()).map(ToOwned::to_owned).collect();
-    Ok(Command::new("timeout").arg("10").args(words).output()?)
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let ended = poll::until("it to end", Duration::from_secs(10), || child.try_wait().ok().flatten());
+    if ended.is_err() {
+        child.kill()?;
+    }
+    Ok(child.wait_with_output()?)
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! What an operator sees with `bpftool`, and what is left when the agent has gone.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, Write as _};
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::bpf;
 use tests::entries::dns_entry;
 use tests::poll;
+use tests::servers::Echo;
 use tests::stage::{Stage, groups_in, settled};
 use tests::topology::{BACKEND, Options};
 
@@ -56,7 +59,7 @@ fn bpftool_lists_the_programs_at_the_cgroup_by_name() -> anyhow::Result<()> {
 }
 
 #[test]
-fn nothing_is_left_after_sigterm() -> anyhow::Result<()> {
+fn nothing_is_left_after_sigint() -> anyhow::Result<()> {
     let stage = with_one_entry()?;
     assert!(stage.says(true, &["getent", "hosts", "fake.test"])?.0);
     assert_eq!(stage.end()?, Vec::<String>::new());
@@ -85,21 +88,20 @@ fn nothing_is_left_after_sigkill_and_cleanup() -> anyhow::Result<()> {
 #[test]
 fn clients_keep_a_resolver_when_the_agent_is_killed() -> anyhow::Result<()> {
     let mut stage = with_one_entry()?;
-    // A shell that stays enrolled while the agent dies under it.
-    let script = "until read line < \"$0\"; do sleep 0.05; done 2>/dev/null; getent hosts backend.test";
+    // A shell that stays enrolled while the agent dies under it. Queries are captured until two seconds after the last
+    // heartbeat, and only later ones have the real resolver for sure.
+    let script = "echo enrolled; until read line < \"$0\"; do sleep 0.05; done 2>/dev/null; sleep 2.1; getent hosts backend.test";
     let signal = stage.run.folder()?.join("agent-is-dead");
     let mut client = stage.client(true, &["sh", "-c", script, &signal.display().to_string()]);
-    let client = client.stdout(std::process::Stdio::piped()).spawn()?;
-    let enrolled = || {
-        let groups = groups_in(&stage.cgroup);
-        (!groups.is_empty()).then_some(())
-    };
-    poll::until("the client to be enrolled", Duration::from_secs(5), enrolled)?;
+    let mut client = client.stdout(std::process::Stdio::piped()).spawn()?;
+    let mut lines = std::io::BufReader::new(client.stdout.take().context("stdout")?).lines();
+    assert_eq!(lines.next().context("the client ended")??, "enrolled");
     stage.agent.process().signal(Signal::SIGKILL)?;
     stage.agent.process().wait(Duration::from_secs(5))?;
     std::fs::write(&signal, "go\n")?;
-    let output = client.wait_with_output()?;
-    assert!(String::from_utf8_lossy(&output.stdout).starts_with(&BACKEND.to_string()), "{output:?}");
+    let answer = lines.next().context("the name does not resolve")??;
+    assert!(answer.starts_with(&BACKEND.to_string()), "{answer}");
+    client.wait()?;
     Ok(())
 }
 
@@ -135,6 +137,63 @@ fn status_and_services_are_json_an_operator_can_read() -> anyhow::Result<()> {
     let backend = poll::until("the backend to be resolved", Duration::from_secs(5), backend)?;
     assert_eq!((backend["address"].as_str(), backend["port"].as_u64()), (Some("10.244.1.7"), Some(9000)));
     Ok(())
+}
+
+#[test]
+fn connections_work_while_no_agent_runs_and_the_next_one_goes_on_with_the_same_ids() -> anyhow::Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut stage = with_one_entry()?;
+        let _echo = Echo::start(&stage.topology.backend, (BACKEND, 9000).into())?;
+        let vip = stage.says(true, &["getent", "ahostsv4", "fake.test"])?.1;
+        let vip = vip.split_whitespace().next().context("an address")?.to_owned();
+        // Enrolled while the agent dies under it; connects whenever a line comes.
+        let program = format!(
+            "import socket, sys\n\
+             for line in sys.stdin:\n\
+             \x20   s = socket.create_connection(('{vip}', 80), timeout=5)\n\
+             \x20   print(s.getpeername()[0], flush=True)\n\
+             \x20   s.close()\n"
+        );
+        let python = tests::stage::tools_folder().join("httpbin/bin/python3").display().to_string();
+        let mut client = stage.client(true, &[&python, "-c", &program]);
+        let mut client =
+            client.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn()?;
+        let mut asks = client.stdin.take().context("stdin")?;
+        let mut answers = std::io::BufReader::new(client.stdout.take().context("stdout")?).lines();
+        let mut connect = || -> anyhow::Result<String> {
+            asks.write_all(b"connect\n")?;
+            Ok(answers.next().context("the client ended")??)
+        };
+        assert_eq!(connect()?, vip);
+        let before = bpftool_frontends(&stage)?;
+        stage.agent.process().signal(signal)?;
+        stage.agent.process().wait(Duration::from_secs(5))?;
+        for _ in 0..20 {
+            assert_eq!(connect()?, vip, "without an agent after {signal}");
+        }
+        stage.resume()?;
+        assert_eq!(connect()?, vip, "with the next agent after {signal}");
+        assert_eq!(bpftool_frontends(&stage)?, before, "the ids are kept");
+        assert_eq!(stage.agent.json("status")?["workloads"], 1, "the client is still enrolled");
+        drop(asks);
+        client.wait()?;
+        assert_eq!(stage.end()?, Vec::<String>::new());
+    }
+    Ok(())
+}
+
+/// The frontend map of this stage's agent, as bpftool prints it.
+fn bpftool_frontends(stage: &Stage) -> anyhow::Result<serde_json::Value> {
+    let pin = std::fs::read_dir(&stage.agent.flags().pin)?
+        .flatten()
+        .map(|entry| entry.path().join("kmse_frontend"))
+        .find(|path| path.exists())
+        .context("no pinned frontend map")?;
+    let output =
+        std::process::Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(pin).output()?;
+    let mut rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+    rows.sort_by_key(|row| row["formatted"]["key"].to_string());
+    Ok(rows.into_iter().map(|row| row["formatted"].clone()).collect())
 }
 
 #[test]

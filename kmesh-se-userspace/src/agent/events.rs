@@ -1,6 +1,6 @@
-//! Refusals, as the BPF programs report them.
+//! Events, as the BPF programs report them.
 //!
-//! In: the ring buffer. Out: the newest of them. Never: more memory than for those.
+//! In: the ring buffer. Out: the newest refusals; all events for who traces. Never: more memory than for those.
 
 use std::{
     collections::VecDeque,
@@ -12,23 +12,39 @@ use aya::maps::{MapData, RingBuf};
 use kmesh_se_common::{
     addr,
     limits::MAP_EVENT,
-    maps::{Event, Outcome},
+    maps::{ConnectEvent, Event, Outcome},
 };
 use tokio::{io::Interest, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::trace::Feed;
 use crate::{loader::LoadedMaps, poll};
 
 /// How many are kept.
 const KEPT: usize = 32;
 
 /// The newest refusals.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Refusals {
     newest: Arc<Mutex<VecDeque<Event>>>,
+    traced: Feed,
+}
+
+/// A value that the ring buffer has.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reported {
+    /// Something was refused.
+    Refused(Event),
+    /// Something was connected.
+    Connected(ConnectEvent),
 }
 
 impl Refusals {
+    /// None yet; what is traced goes to `traced`.
+    pub(super) fn new(traced: Feed) -> Self {
+        Self { newest: Arc::default(), traced }
+    }
+
     /// Reads events from the ring buffer until `shutdown`.
     pub(super) fn read_from(
         &self,
@@ -51,11 +67,14 @@ impl Refusals {
     }
 
     fn add(&self, bytes: &[u8]) {
-        if bytes.len() < size_of::<Event>() {
+        let Some(event) = read::<Event>(bytes) else { return };
+        if event.outcome == Outcome::Connected as u32 {
+            if let Some(connected) = read(bytes) {
+                self.traced.send(Reported::Connected(connected));
+            }
             return;
         }
-        // SAFETY: at least as long as an `Event`, which is plain old data; the read needs no alignment.
-        let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
+        self.traced.send(Reported::Refused(event));
         tracing::debug!(
             reason = reason(event.outcome),
             pid = event.pid,
@@ -78,6 +97,11 @@ impl Refusals {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn read<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: at least as long as a `T`, which is plain old data; the read needs no alignment.
+    (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// The name of an outcome.

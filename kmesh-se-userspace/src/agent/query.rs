@@ -25,6 +25,18 @@ impl Agent {
         match query {
             Query::Status(reply) => drop(reply.send(self.status())),
             Query::Services(reply) => drop(reply.send(self.services())),
+            Query::Backends(reply) => drop(reply.send(self.backends())),
+            Query::Names(reply) => drop(reply.send(self.names())),
+            Query::Workloads(reply) => drop(reply.send(self.workloads())),
+            Query::Explain(request, reply) => {
+                drop(reply.send(self.explain(&request).map_err(|e| format!("{e:#}"))));
+            }
+            Query::Dump(state, from_kernel, reply) => {
+                drop(reply.send(self.dump(state, from_kernel).map_err(|e| format!("{e:#}"))));
+            }
+            Query::Trace(tracer, reply) => {
+                drop(reply.send(self.add_tracer(tracer).map_err(|e| format!("{e:#}"))));
+            }
             Query::Exec(namespace, reply) => {
                 let answer = self.enrol_command(&namespace).await.map_err(|e| format!("{e:#}"));
                 drop(reply.send(answer));
@@ -33,7 +45,7 @@ impl Agent {
     }
 
     async fn enrol_command(&mut self, namespace: &Namespace) -> anyhow::Result<ExecAnswer> {
-        let cgroup = self.commands.create()?;
+        let cgroup = self.commands.create(&self.attach.cgroup.path)?;
         if let Err(error) = self.enrol(&cgroup, namespace).await {
             drop(cgroup.remove());
             return Err(error);
@@ -166,7 +178,7 @@ impl Agent {
     }
 
     fn resolve_status(&self) -> ResolveStatus {
-        let names = self.resolver.as_ref().map(crate::resolve::Resolver::status).unwrap_or_default();
+        let names = self.resolver.status();
         let failing = names.iter().filter_map(|n| {
             let error = n.last_error.clone()?;
             Some(FailingName { name: n.name.to_string(), stale: n.stale, age_secs: n.age_secs, error })

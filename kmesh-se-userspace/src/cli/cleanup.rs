@@ -13,12 +13,13 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::{AdminArgs, Answer, Output, Text};
-use crate::{enrol, state};
+use crate::{enrol, loader, state};
 
 /// Remove what an agent that was killed left behind.
 ///
-/// The programs and maps of an agent end with its process. What can stay are its cgroup, the cgroups of its commands, its
-/// admin socket and its state; these are removed. A cgroup in which processes still live is kept and named.
+/// An agent that was stopped by SIGTERM, or killed, leaves its programs and maps in place, for the next one to go on with.
+/// This removes them, and its cgroup, the cgroups of its commands, its admin socket and its state. A cgroup in which
+/// processes still live is kept and named.
 ///
 /// Exit status: 0 nothing is left, 1 something is left (it is named), 2 an agent is still running, or an error.
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,10 @@ pub struct Args {
     /// The cgroup that the agent was attached to. Default: `kmesh-se` below the cgroup2 mount.
     #[arg(long, env = "KMESH_SE_ATTACH", value_name = "CGROUP")]
     pub attach: Option<PathBuf>,
+
+    /// The directory where its programs and maps are pinned.
+    #[arg(long, env = "KMESH_SE_PIN", value_name = "DIR", default_value = loader::DEFAULT_PIN)]
+    pub pin: PathBuf,
 
     /// The agent's state directory; hosts get new virtual addresses after it is gone.
     #[arg(long, env = "KMESH_SE_STATE", value_name = "DIR", default_value = "/var/lib/kmesh-se")]
@@ -53,6 +58,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
         socket.display()
     );
     let mut report = Report::default();
+    if loader::remove_pins(&args.pin).with_context(|| format!("cannot remove {}", args.pin.display()))? {
+        report.removed.push(args.pin.display().to_string());
+    }
     let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
     if let Some(cgroup) = args.attach.or_else(default) {
         remove_cgroups(&cgroup, &mut report)?;

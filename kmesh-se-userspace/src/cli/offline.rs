@@ -118,7 +118,8 @@ impl Offline {
             let mut hosts: Vec<_> = entry.hosts.iter().collect();
             hosts.sort();
             for host in hosts.into_iter().filter(|h| desired::needs_vip(&self.snapshot, h)) {
-                if let Err(error) = pool.ensure(host, Timestamp::UNIX_EPOCH) {
+                let is_written = |address| self.snapshot.is_written(address);
+                if let Err(error) = pool.ensure(host, Timestamp::UNIX_EPOCH, is_written) {
                     tracing::warn!(%error, "no virtual address left");
                 }
             }

@@ -125,6 +125,30 @@ impl Output {
         self.write(&bytes)
     }
 
+    /// Prints one value of many, each on a line, or as a YAML document; says whether somebody still reads.
+    ///
+    /// # Errors
+    /// As [`Output::print`].
+    pub fn line<T: Serialize>(
+        &mut self,
+        value: &T,
+        text: impl FnOnce(&T, &mut Text<'_>) -> io::Result<()>,
+    ) -> anyhow::Result<bool> {
+        match self.format {
+            Format::Text => self.print(value, text)?,
+            Format::Json => {
+                let mut bytes = serde_json::to_vec(value).context("this answer cannot be JSON")?;
+                bytes.push(b'\n');
+                self.write(&bytes)?;
+            }
+            Format::Yaml => {
+                self.write(b"---\n")?;
+                self.print(value, text)?;
+            }
+        }
+        Ok(!self.closed)
+    }
+
     fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         if self.closed {
             return Ok(());

@@ -20,9 +20,14 @@ pub struct HostDesired {
     pub tables: Tables,
     /// Answers for the host's name.
     pub names: NameEntry,
-    /// Orders the claims of several hosts to one address: as [`Entry::age_order`], of the oldest entry.
-    pub age: Option<(Option<jiff::Timestamp>, ObjectRef)>,
+    /// The views whose backends are still to be resolved, all of them: none of their names was ever answered.
+    pub unresolved: BTreeSet<Scope>,
+    /// The age of the entry that gives each view its addresses: orders the claims of several hosts to one address.
+    pub ages: BTreeMap<Scope, Age>,
 }
+
+/// As [`Entry::age_order`].
+pub type Age = (Option<jiff::Timestamp>, ObjectRef);
 
 /// What the clients of one scope see of a host: entries of one namespace, the oldest first.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,7 +80,8 @@ impl View<'_> {
             let plain = primary.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
             return (plain.map(|net| net.addr()).collect(), Unlisted::Pass);
         }
-        if primary.resolution == Resolution::None {
+        // Straight to the address dialled; and names under a wildcard each need a VIP of their own.
+        if matches!(primary.resolution, Resolution::None | Resolution::DynamicDns) {
             return (Vec::new(), Unlisted::Pass);
         }
         let of_host = |h: &Option<HostName>| h.as_ref().is_none_or(|h| h == host);
@@ -98,39 +104,36 @@ pub fn needs_vip(snapshot: &Snapshot, host: &HostName) -> bool {
 }
 
 fn may_allocate(entry: &Entry, host: &HostName) -> bool {
-    entry.resolution != Resolution::None
+    !matches!(entry.resolution, Resolution::None | Resolution::DynamicDns)
         && entry.addresses.is_empty()
         && entry.may_allocate
-        && host.wildcard_suffix().is_none()
+        && !host.is_wildcard()
 }
 
 /// The names that the entries of `host` need resolved.
 #[must_use]
 pub fn wanted_names(snapshot: &Snapshot, host: &HostName) -> BTreeSet<HostName> {
-    let mut names = BTreeSet::new();
-    for entry in snapshot.entries_of(host) {
-        if entry.export_to == ExportTo::Nobody {
-            continue;
-        }
-        match entry.resolution {
-            Resolution::None | Resolution::DynamicDns => {}
-            _ if backends::resolves_host(entry) => drop(names.insert(host.clone())),
-            _ => {
-                let selected = snapshot.selected_by(entry).map(|w| &w.endpoint);
-                names.extend(backends::names(entry.endpoints.iter().chain(selected)).cloned());
-            }
+    let visible = snapshot.entries_of(host).into_iter().filter(|e| e.export_to != ExportTo::Nobody);
+    visible.flat_map(|entry| names_of(snapshot, entry, host)).collect()
+}
+
+/// The names that `entry` needs resolved for `host`.
+#[must_use]
+pub fn names_of(snapshot: &Snapshot, entry: &Entry, host: &HostName) -> BTreeSet<HostName> {
+    match entry.resolution {
+        Resolution::None | Resolution::DynamicDns => BTreeSet::new(),
+        _ if backends::resolves_host(entry) => BTreeSet::from([host.clone()]),
+        _ => {
+            let selected = snapshot.selected_by(entry).map(|w| &w.endpoint);
+            backends::names(entry.endpoints.iter().chain(selected)).cloned().collect()
         }
     }
-    names
 }
 
 /// What `host` contributes, given its allocated VIPs.
 #[must_use]
 pub fn host(snapshot: &Snapshot, resolved: &Resolved, vips: Option<&Vips>, host: &HostName) -> HostDesired {
-    let mut desired = HostDesired {
-        age: snapshot.entries_of(host).first().map(|e| (e.created, e.object.clone())),
-        ..HostDesired::default()
-    };
+    let mut desired = HostDesired::default();
     let mesh = view_for(snapshot, host, &Scope::Mesh);
     if let Some(view) = &mesh {
         add_view(&mut desired, snapshot, resolved, vips, host, Scope::Mesh, view);
@@ -189,10 +192,17 @@ fn add_view(
                 }
             }
         }
-        for address in &vips {
-            desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, unlisted);
-        }
     }
+    // Without balancing too: the address is this view's, so connections to it pass whatever another view or a younger
+    // entry makes of it.
+    for address in &vips {
+        desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, unlisted);
+    }
+    let names: BTreeSet<_> = view.entries.iter().flat_map(|(e, _)| names_of(snapshot, e, host)).collect();
+    if all_backends.is_empty() && !names.is_empty() && !names.iter().any(|n| resolved.contains_key(n)) {
+        desired.unresolved.insert(scope.clone());
+    }
+    desired.ages.insert(scope.clone(), (view.primary().created, view.primary().object.clone()));
     // A family is answered when some backend can be reached through it; while there is none at all, the connection
     // fails at once, and for that one family is enough.
     let any_v6 = all_backends.iter().any(|b| b.address.is_ipv6());

@@ -1,11 +1,11 @@
 //! All hosts together: who has an address that several hosts claim.
 //!
-//! In: [`HostDesired`] values, host by host. Out: what a change to one host changes in the tables. Never: a look at
-//! hosts that the change does not touch.
+//! In: [`HostDesired`] values, host by host. Out: the rows that a change touches. Never: a look at hosts that the
+//! change does not touch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Address, Frontend, HostDesired, Tables};
+use super::{Address, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
 use crate::model::{HostName, ObjectRef};
 
 /// Older entries first, then by name.
@@ -19,40 +19,33 @@ pub struct Desired {
     addresses: BTreeMap<Address, BTreeSet<Claim>>,
 }
 
-/// What a change touches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// The hosts whose rows may have changed: the host itself and those that claim what it claims.
-    pub hosts: BTreeSet<HostName>,
-    /// The rows of these hosts before.
-    pub old: Tables,
-}
-
 impl Desired {
-    /// Replaces what `host` wants; `None` removes it.
-    pub fn set(&mut self, host: &HostName, desired: Option<HostDesired>) -> Change {
-        let touched = self.rivals(host, desired.as_ref());
-        let old = self.effective(&touched);
+    /// Replaces what `host` wants; `None` removes it. Returns the rows that may have changed: all that the host has
+    /// wanted and wants. [`Desired::rows`] says what has become of them.
+    pub fn set(&mut self, host: &HostName, desired: Option<HostDesired>) -> Keys {
+        let mut touched = Keys::default();
         if let Some(previous) = self.hosts.remove(host) {
-            let claim = claim(host, &previous);
             for frontend in previous.tables.frontends.keys() {
-                release(&mut self.frontends, frontend, &claim);
+                release(&mut self.frontends, frontend, &claim(host, &previous, &frontend.scope));
             }
             for address in previous.tables.addresses.keys() {
-                release(&mut self.addresses, address, &claim);
+                release(&mut self.addresses, address, &claim(host, &previous, &address.scope));
             }
+            touched.extend(previous.tables.into_keys());
         }
         if let Some(desired) = desired {
-            let claim = claim(host, &desired);
             for frontend in desired.tables.frontends.keys() {
-                self.frontends.entry(frontend.clone()).or_default().insert(claim.clone());
+                let claim = claim(host, &desired, &frontend.scope);
+                self.frontends.entry(frontend.clone()).or_default().insert(claim);
             }
             for address in desired.tables.addresses.keys() {
-                self.addresses.entry(address.clone()).or_default().insert(claim.clone());
+                let claim = claim(host, &desired, &address.scope);
+                self.addresses.entry(address.clone()).or_default().insert(claim);
             }
+            touched.extend(desired.tables.clone().into_keys());
             self.hosts.insert(host.clone(), desired);
         }
-        Change { hosts: touched, old }
+        touched
     }
 
     /// What `host` wants.
@@ -66,45 +59,53 @@ impl Desired {
         self.hosts.iter()
     }
 
-    /// The rows that the maps should hold for `hosts`: what they want, without what an older claim wins.
+    /// What the maps should hold in the rows `keys`; a row that is absent should not be there. Of several claims to a
+    /// row the oldest wins.
     #[must_use]
-    pub fn effective<'a>(&self, hosts: impl IntoIterator<Item = &'a HostName>) -> Tables {
-        let mut tables = Tables::default();
-        for host in hosts {
-            let Some(desired) = self.hosts.get(host) else { continue };
-            let mut own = desired.tables.clone();
-            own.frontends.retain(|frontend, _| wins(&self.frontends, frontend, host));
-            own.addresses.retain(|address, _| wins(&self.addresses, address, host));
-            tables.extend(own);
+    pub fn rows(&self, keys: &Keys) -> Tables {
+        let tables = |host: &HostName| self.hosts.get(host).map(|desired| &desired.tables);
+        let mut rows = Tables::default();
+        for key in &keys.services {
+            if let Some(backends) = tables(&key.host).and_then(|t| t.services.get(key)) {
+                rows.services.insert(key.clone(), backends.clone());
+            }
         }
-        tables
+        for frontend in &keys.frontends {
+            let winner = winner(&self.frontends, frontend).and_then(tables);
+            if let Some(key) = winner.and_then(|t| t.frontends.get(frontend)) {
+                rows.frontends.insert(frontend.clone(), key.clone());
+            }
+        }
+        for address in &keys.addresses {
+            let winner = winner(&self.addresses, address).and_then(tables);
+            if let Some(unlisted) = winner.and_then(|t| t.addresses.get(address)) {
+                rows.addresses.insert(address.clone(), *unlisted);
+            }
+        }
+        rows
+    }
+
+    /// The service that `frontend` is to lead to: that of the oldest claim.
+    #[must_use]
+    pub fn winner_of(&self, frontend: &Frontend) -> Option<&ServiceKey> {
+        let (_, _, host) = self.frontends.get(frontend)?.first()?;
+        self.hosts.get(host)?.tables.frontends.get(frontend)
     }
 
     /// The host that decides about `address`.
     #[must_use]
     pub fn user_of(&self, address: &Address) -> Option<&HostName> {
-        self.addresses.get(address)?.first().map(|(_, _, host)| host)
-    }
-
-    /// `host` and every host that claims something which `host` claims, before or after the change.
-    fn rivals(&self, host: &HostName, desired: Option<&HostDesired>) -> BTreeSet<HostName> {
-        let mut found = BTreeSet::from([host.clone()]);
-        for tables in [self.hosts.get(host), desired].into_iter().flatten().map(|d| &d.tables) {
-            let frontends = tables.frontends.keys().filter_map(|f| self.frontends.get(f));
-            let addresses = tables.addresses.keys().filter_map(|a| self.addresses.get(a));
-            found.extend(frontends.chain(addresses).flatten().map(|(_, _, host)| host.clone()));
-        }
-        found
+        winner(&self.addresses, address)
     }
 }
 
-fn claim(host: &HostName, desired: &HostDesired) -> Claim {
-    let (created, object) = desired.age.clone().unzip();
+fn claim(host: &HostName, desired: &HostDesired, scope: &Scope) -> Claim {
+    let (created, object) = desired.ages.get(scope).cloned().unzip();
     (created.flatten(), object, host.clone())
 }
 
-fn wins<K: Ord>(claims: &BTreeMap<K, BTreeSet<Claim>>, key: &K, host: &HostName) -> bool {
-    claims.get(key).and_then(BTreeSet::first).is_some_and(|(_, _, winner)| winner == host)
+fn winner<'a, K: Ord>(claims: &'a BTreeMap<K, BTreeSet<Claim>>, key: &K) -> Option<&'a HostName> {
+    claims.get(key)?.first().map(|(_, _, host)| host)
 }
 
 fn release<K: Ord>(claims: &mut BTreeMap<K, BTreeSet<Claim>>, key: &K, claim: &Claim) {

@@ -90,7 +90,7 @@ pub fn plan(snapshot: &Snapshot, resolved: &Resolved, vips: &VipPool, namespace:
     for host in snapshot.hosts() {
         let Some(view) = view_for(snapshot, host, &scope) else { continue };
         let (addresses, _) = view.vips(host, vips.get(host));
-        if view.primary().resolution != Resolution::None && !addresses.is_empty() {
+        if !addresses.is_empty() {
             let object = &view.primary().object;
             let entry = format!("{}/{}", object.namespace, object.name);
             plan.names.push(NamePlan { name: host.clone(), addresses, entry });

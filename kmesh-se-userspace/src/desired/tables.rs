@@ -2,7 +2,12 @@
 //!
 //! In: nothing. Out: plain values that `diff` compares. Never: an id, which is the sink's own affair.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -93,28 +98,45 @@ pub struct Tables {
     pub addresses: BTreeMap<Address, Unlisted>,
 }
 
-impl Tables {
-    /// Adds all rows of `other`; where both have a row, `other` wins.
+/// Which rows: the keys of [`Tables`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of `Tables`")]
+pub struct Keys {
+    pub services: BTreeSet<ServiceKey>,
+    pub frontends: BTreeSet<Frontend>,
+    pub addresses: BTreeSet<Address>,
+}
+
+impl Keys {
+    /// Adds all of `other`.
     pub fn extend(&mut self, other: Self) {
         self.services.extend(other.services);
         self.frontends.extend(other.frontends);
         self.addresses.extend(other.addresses);
     }
+}
 
-    /// The rows whose keys `a` or `b` has.
+impl Tables {
+    /// The keys of all rows.
     #[must_use]
-    pub fn restricted(&self, a: &Self, b: &Self) -> Self {
-        fn pick<K: Ord + Clone, V: Clone>(
-            from: &BTreeMap<K, V>,
-            a: &BTreeMap<K, V>,
-            b: &BTreeMap<K, V>,
-        ) -> BTreeMap<K, V> {
-            a.keys().chain(b.keys()).filter_map(|k| Some((k.clone(), from.get(k)?.clone()))).collect()
+    pub fn into_keys(self) -> Keys {
+        Keys {
+            services: self.services.into_keys().collect(),
+            frontends: self.frontends.into_keys().collect(),
+            addresses: self.addresses.into_keys().collect(),
+        }
+    }
+
+    /// The rows `keys`, as far as they are there.
+    #[must_use]
+    pub fn rows(&self, keys: &Keys) -> Self {
+        fn pick<K: Ord + Clone, V: Clone>(from: &BTreeMap<K, V>, keys: &BTreeSet<K>) -> BTreeMap<K, V> {
+            keys.iter().filter_map(|k| Some((k.clone(), from.get(k)?.clone()))).collect()
         }
         Self {
-            services: pick(&self.services, &a.services, &b.services),
-            frontends: pick(&self.frontends, &a.frontends, &b.frontends),
-            addresses: pick(&self.addresses, &a.addresses, &b.addresses),
+            services: pick(&self.services, &keys.services),
+            frontends: pick(&self.frontends, &keys.frontends),
+            addresses: pick(&self.addresses, &keys.addresses),
         }
     }
 }

@@ -90,13 +90,14 @@ impl VipPool {
         Self {
             ranges,
             hosts: BTreeMap::new(),
-            v4: Family::new(u32::from(v4.network()) + 1, u32::from(v4.broadcast()).saturating_sub(1)),
-            v6: Family::new(u128::from(v6.network()) + 1, u128::from(v6.broadcast())),
+            v4: Family::new(u32::from(v4.network()), u32::from(v4.broadcast()).saturating_sub(1)),
+            v6: Family::new(u128::from(v6.network()), u128::from(v6.broadcast())),
             resting: VecDeque::new(),
         }
     }
 
-    /// Gives `host` the addresses it had in an earlier life; ones outside the ranges or taken are dropped.
+    /// Gives `host` the addresses it had in an earlier life; ones outside the ranges or taken are dropped. To be called
+    /// before the host is given others.
     pub fn restore(&mut self, host: &HostName, vips: Vips) {
         let v4 = vips.v4.filter(|a| self.v4.take(u32::from(*a)));
         let v6 = vips.v6.filter(|a| self.v6.take(u128::from(*a)));
@@ -105,17 +106,28 @@ impl VipPool {
         }
     }
 
-    /// The addresses of `host`, allocated now if it has none.
+    /// The addresses of `host`, allocated now if it has none. A family that it lacks is added when there is room.
+    /// Addresses that `is_written` knows belong to somebody else.
     ///
     /// # Errors
     /// [`Exhausted`] when neither family has a free address; one family alone is enough.
-    pub fn ensure(&mut self, host: &HostName, now: Timestamp) -> Result<Vips, Exhausted> {
-        if let Some(vips) = self.hosts.get(host) {
-            return Ok(*vips);
+    pub fn ensure(
+        &mut self,
+        host: &HostName,
+        now: Timestamp,
+        is_written: impl Fn(IpAddr) -> bool,
+    ) -> Result<Vips, Exhausted> {
+        let mut vips = self.hosts.get(host).copied().unwrap_or_default();
+        if vips.v4.is_some() && vips.v6.is_some() {
+            return Ok(vips);
         }
         self.wake(now);
-        let vips =
-            Vips { v4: self.v4.allocate().map(Ipv4Addr::from), v6: self.v6.allocate().map(Ipv6Addr::from) };
+        if vips.v4.is_none() {
+            vips.v4 = self.v4.allocate(|n| is_written(Ipv4Addr::from(n).into())).map(Ipv4Addr::from);
+        }
+        if vips.v6.is_none() {
+            vips.v6 = self.v6.allocate(|n| is_written(Ipv6Addr::from(n).into())).map(Ipv6Addr::from);
+        }
         if vips == Vips::default() {
             return Err(Exhausted { host: host.clone(), v4: self.ranges.v4, v6: self.ranges.v6 });
         }
@@ -154,51 +166,68 @@ impl VipPool {
 }
 
 /// The arithmetic that both families need.
-trait Number: Copy + Ord {
-    fn successor(self) -> Self;
+trait Number: Copy + Ord + Into<u128> {
+    fn successor(self) -> Option<Self>;
 }
 
 impl Number for u32 {
-    fn successor(self) -> Self {
-        self.wrapping_add(1)
+    fn successor(self) -> Option<Self> {
+        self.checked_add(1)
     }
 }
 
 impl Number for u128 {
-    fn successor(self) -> Self {
-        self.wrapping_add(1)
+    fn successor(self) -> Option<Self> {
+        self.checked_add(1)
     }
 }
 
 impl<N: Number> Family<N> {
-    fn new(first: N, last: N) -> Self {
-        Self { first, last, next: first, taken: BTreeSet::new() }
+    /// The numbers after `network`, up to `last`; there may be none.
+    fn new(network: N, last: N) -> Self {
+        let first = network.successor().unwrap_or(network);
+        Self { first, last: last.max(network), next: first, taken: BTreeSet::new() }
     }
 
+    /// Takes a number that was given in an earlier life. Later ones follow it, so that one which was released shortly
+    /// before is not the first to be given again.
     fn take(&mut self, number: N) -> bool {
-        number >= self.first && number <= self.last && self.taken.insert(number)
+        let is_free = number >= self.first && number <= self.last && self.taken.insert(number);
+        if is_free && number >= self.next {
+            self.next = self.after(number);
+        }
+        is_free
     }
 
     /// The next free number after the last one given, around the end of the range.
-    fn allocate(&mut self) -> Option<N> {
-        let start = self.next;
-        let found = self.free_from(start, self.last).or_else(|| self.free_from(self.first, start))?;
+    fn allocate(&mut self, is_written: impl Fn(N) -> bool) -> Option<N> {
+        if self.is_full() {
+            return None;
+        }
+        let found = self
+            .free_between(self.next, self.last, &is_written)
+            .or_else(|| self.free_between(self.first, self.next, &is_written))?;
         self.taken.insert(found);
-        self.next = if found == self.last { self.first } else { found.successor() };
+        self.next = self.after(found);
         Some(found)
     }
 
-    fn free_from(&self, start: N, end: N) -> Option<N> {
+    fn after(&self, number: N) -> N {
+        if number < self.last { number.successor().unwrap_or(self.first) } else { self.first }
+    }
+
+    fn is_full(&self) -> bool {
+        self.first > self.last || self.taken.len() as u128 > self.last.into() - self.first.into()
+    }
+
+    fn free_between(&self, start: N, end: N, is_written: &impl Fn(N) -> bool) -> Option<N> {
+        let mut taken = self.taken.range(start..=end).peekable();
         let mut candidate = start;
-        for taken in self.taken.range(start..=end) {
-            if *taken != candidate {
-                break;
+        loop {
+            if taken.next_if_eq(&&candidate).is_none() && !is_written(candidate) {
+                return Some(candidate);
             }
-            if candidate == end {
-                return None;
-            }
-            candidate = candidate.successor();
+            candidate = candidate.successor().filter(|next| *next <= end)?;
         }
-        (candidate <= end).then_some(candidate)
     }
 }

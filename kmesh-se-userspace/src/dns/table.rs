@@ -55,6 +55,16 @@ impl NameTable {
         }
     }
 
+    /// What is answered for exactly this host, which may be a wildcard.
+    #[must_use]
+    pub fn get(&self, name: &HostName) -> Option<NameEntry> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        match name.wildcard_suffix() {
+            Some(suffix) => tables.wildcards.get(suffix).cloned(),
+            None => tables.exact.get(name.as_str()).cloned(),
+        }
+    }
+
     /// What a client of `namespace` sees of `name`: the exact entry, else that of the longest wildcard above
     /// it. An entry that the namespace does not see does not exist for it; one that it sees and that has no
     /// virtual address leaves the name to the resolver.

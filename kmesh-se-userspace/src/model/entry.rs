@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::{HostName, Namespace, ObjectRef};
 
 /// A validated ServiceEntry.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// Which object this is.
     pub object: ObjectRef,
@@ -47,7 +48,8 @@ pub struct Entry {
 }
 
 /// A validated WorkloadEntry.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Workload {
     /// Which object this is.
     pub object: ObjectRef,
@@ -58,7 +60,8 @@ pub struct Workload {
 }
 
 /// One port of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Port {
     /// The port that clients dial, 1 to 65535.
     pub number: u16,
@@ -134,7 +137,8 @@ pub enum Resolution {
 }
 
 /// One listed target of an entry, before resolution.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// Where it is.
     pub address: EndpointAddress,
@@ -169,7 +173,8 @@ impl Endpoint {
 }
 
 /// The address of an [`Endpoint`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum EndpointAddress {
     /// An address to dial.
     Ip(IpAddr),
@@ -182,7 +187,8 @@ pub enum EndpointAddress {
 }
 
 /// Who sees an entry: `spec.exportTo`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum ExportTo {
     /// `*`, and the default: every namespace.
     All,

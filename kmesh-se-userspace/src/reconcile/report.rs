@@ -21,6 +21,7 @@ pub struct Report {
     /// Whether the source has told all that existed at start.
     pub synced: bool,
     objects: BTreeMap<ObjectRef, ObjectReport>,
+    rejected_hosts: BTreeMap<ObjectRef, BTreeSet<HostName>>,
     problems: BTreeMap<String, Vec<Problem>>,
     failures: BTreeMap<HostName, BTreeSet<(&'static str, String)>>,
     exhausted: BTreeMap<HostName, String>,
@@ -50,6 +51,17 @@ impl Report {
 
     pub(super) fn forget_object(&mut self, object: &ObjectRef) {
         self.objects.remove(object);
+        self.rejected_hosts.remove(object);
+    }
+
+    /// Keeps the hosts of an object that was just rejected, as it wrote them; forgets those of another.
+    pub(super) fn set_rejected_hosts(&mut self, object: &ObjectRef, hosts: &[String]) {
+        if self.objects.get(object).is_some_and(|said| !said.errors.is_empty()) {
+            let hosts = hosts.iter().map(|host| HostName::new(host)).collect();
+            self.rejected_hosts.insert(object.clone(), hosts);
+        } else {
+            self.rejected_hosts.remove(object);
+        }
     }
 
     pub(super) fn set_problems(&mut self, origin: String, problems: Vec<Problem>) {
@@ -71,8 +83,13 @@ impl Report {
         self.failures.entry(host.clone()).or_default().insert((error.reason(), error.to_string()));
     }
 
-    pub(super) fn set_exhausted(&mut self, host: &HostName, error: &Exhausted) {
-        self.exhausted.insert(host.clone(), error.to_string());
+    /// Says whether this is new.
+    pub(super) fn set_exhausted(&mut self, host: &HostName, error: &Exhausted) -> bool {
+        self.exhausted.insert(host.clone(), error.to_string()).is_none()
+    }
+
+    pub(super) fn exhausted_hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.exhausted.keys()
     }
 
     pub(super) fn clear_exhausted(&mut self, host: &HostName) {
@@ -82,6 +99,15 @@ impl Report {
     /// What validation said, of every object with an error or a warning.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectRef, &ObjectReport)> {
         self.objects.iter()
+    }
+
+    /// The rejected objects that name `host`.
+    pub fn rejected_for<'a>(
+        &'a self,
+        host: &'a HostName,
+    ) -> impl Iterator<Item = (&'a ObjectRef, &'a ObjectReport)> {
+        let naming = self.rejected_hosts.iter().filter(|(_, hosts)| hosts.contains(host));
+        naming.filter_map(|(object, _)| Some((object, self.objects.get(object)?)))
     }
 
     /// The problems of each origin.

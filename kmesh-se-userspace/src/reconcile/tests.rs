@@ -1,1 +1,174 @@
+//! The whole path from objects to maps and names, without a kernel.
 
+mod changes;
+mod failures;
+mod scenarios;
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::{
+    desired::VipRanges,
+    dns::{Found, NameTable},
+    model::{Addresses, HostName, Kind, Namespace, Object, ObjectRef, Parsed, parse},
+    sink::{Capacities, Sink, memory::MemoryMaps},
+    source::Event,
+};
+
+/// A reconciler with what it asked for.
+struct Node {
+    reconciler: Reconciler<MemoryMaps>,
+    names: Arc<NameTable>,
+    /// The names that a resolver would work on.
+    wanted: BTreeSet<HostName>,
+    now: Timestamp,
+}
+
+/// What a step asked for and touched.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Effects {
+    want: BTreeSet<HostName>,
+    unwant: BTreeSet<HostName>,
+    must_save: bool,
+    hosts: BTreeSet<HostName>,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self::with(Capacities::default(), VipRanges::default())
+    }
+
+    fn with(capacities: Capacities, ranges: VipRanges) -> Self {
+        let names = Arc::new(NameTable::new());
+        let sink = Sink::new(MemoryMaps::new(capacities), capacities);
+        let reconciler = Reconciler::new(sink, VipPool::new(ranges), names.clone());
+        Self { reconciler, names, wanted: BTreeSet::new(), now: Timestamp::UNIX_EPOCH }
+    }
+
+    fn apply(&mut self, yaml: &str) {
+        objects(yaml).into_iter().for_each(|object| self.reconciler.event(Event::Apply(object)));
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.reconciler.event(Event::Delete(ObjectRef {
+            kind: Kind::ServiceEntry,
+            namespace: Namespace::default(),
+            name: name.into(),
+        }));
+    }
+
+    /// What the agent's loop does.
+    fn step(&mut self) {
+        drop(self.effects());
+    }
+
+    /// The same, with what it asks for.
+    fn effects(&mut self) -> Effects {
+        assert!(self.reconciler.is_dirty(), "there is nothing to do");
+        let step = self.reconciler.prepare(self.now);
+        let effects = Effects {
+            want: step.want.clone(),
+            unwant: step.unwant.clone(),
+            must_save: step.must_save,
+            hosts: step.touched.keys().cloned().collect(),
+        };
+        assert!(effects.want.is_disjoint(&self.wanted), "wanted twice: {effects:?}");
+        assert!(effects.unwant.is_subset(&self.wanted), "never wanted: {effects:?}");
+        self.wanted.retain(|name| !effects.unwant.contains(name));
+        self.wanted.extend(effects.want.iter().cloned());
+        self.reconciler.commit(step);
+        assert!(!self.reconciler.is_dirty());
+        effects
+    }
+
+    fn answer(&mut self, name: &str, addresses: &[&str]) {
+        let mut found = Addresses::default();
+        for address in addresses {
+            match address.parse().expect("an address") {
+                IpAddr::V4(v4) => found.v4.push(v4),
+                IpAddr::V6(v6) => found.v6.push(v6),
+            }
+        }
+        self.reconciler.resolved(HostName::new(name), found);
+    }
+
+    /// What a client of `namespace` is answered: the addresses of both families; none when the name is not ours.
+    fn query(&self, namespace: &str, name: &str) -> Vec<String> {
+        match self.names.lookup(&Namespace::new(namespace), &HostName::new(name)) {
+            Found::NotOurs => Vec::new(),
+            Found::Ours(view) => {
+                let answered = view
+                    .vips
+                    .iter()
+                    .filter(|vip| if vip.is_ipv4() { view.answers_v4 } else { view.answers_v6 });
+                answered.map(ToString::to_string).collect()
+            }
+        }
+    }
+
+    /// `* 240.240.0.1:80 TCP -> 10.0.0.1:80 10.0.0.2:80*3`
+    fn frontends(&self) -> Vec<String> {
+        let actual = self.reconciler.sink().actual();
+        let mut lines: Vec<_> = actual
+            .frontends
+            .iter()
+            .map(|(frontend, key)| {
+                let backends = actual.services[key].iter().map(|b| {
+                    let at = std::net::SocketAddr::new(b.address, b.port);
+                    if b.weight == 1 { format!(" {at}") } else { format!(" {at}*{}", b.weight) }
+                });
+                let at = std::net::SocketAddr::new(frontend.address, frontend.port);
+                let transport = format!("{:?}", frontend.transport).to_uppercase();
+                format!("{} {at} {transport} ->{}", frontend.scope, backends.collect::<String>())
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    fn failures(&self) -> Vec<(String, &'static str)> {
+        self.reconciler.report().failures().map(|(host, reason, _)| (host.to_string(), reason)).collect()
+    }
+
+    fn assert_empty(&self) {
+        assert_eq!(*self.reconciler.sink().actual(), crate::desired::Tables::default());
+        assert!(self.reconciler.sink().maps().is_empty());
+        for usage in self.reconciler.sink().usage() {
+            assert_eq!(usage.used, 0, "{}", usage.name);
+        }
+        assert_eq!(self.wanted, BTreeSet::new());
+        assert_eq!(self.reconciler.resolution().len(), 0);
+        assert_eq!(self.reconciler.vips().iter().count(), 0);
+        assert_eq!(self.failures(), []);
+        assert_eq!(self.reconciler.report().objects().count(), 0);
+    }
+}
+
+fn objects(yaml: &str) -> Vec<Object> {
+    let parsed = parse(yaml.as_bytes()).into_iter().map(|item| match item {
+        Parsed::Object { object, .. } => object,
+        other => panic!("not an object: {other:?}"),
+    });
+    parsed.collect()
+}
+
+/// A ServiceEntry of the default namespace with port 80 and `spec` besides.
+fn entry(name: &str, host: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+         spec:\n  hosts: [{host}]\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  {spec}\n"
+    )
+}
+
+/// A STATIC entry with one endpoint.
+fn fixed(name: &str, host: &str, address: &str) -> String {
+    entry(name, host, &format!("resolution: STATIC\n  endpoints: [{{address: {address}}}]"))
+}
+
+/// A DNS entry with endpoints at `names`, written as `x.net, y.net`.
+fn named(name: &str, host: &str, names: &str) -> String {
+    let endpoints: Vec<_> = names.split(", ").map(|n| format!("{{address: {n}}}")).collect();
+    entry(name, host, &format!("resolution: DNS\n  endpoints: [{}]", endpoints.join(", ")))
+}

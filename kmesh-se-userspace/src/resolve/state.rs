@@ -14,6 +14,11 @@ use std::{
 use super::{NameStatus, Update, config::ResolveConfig, lookup::LookupError};
 use crate::model::{Addresses, HostName};
 
+/// [`NameStatus::last_error`] of a name that does not exist (NXDOMAIN).
+pub const NO_SUCH_NAME: &str = "no such name";
+/// [`NameStatus::last_error`] of a name that exists without an address.
+pub const NO_ADDRESS: &str = "no address of this family";
+
 /// Refreshes come at most this much after a record has expired, so that nodes do not ask in step.
 const JITTER_MAX: Duration = Duration::from_secs(3);
 
@@ -83,19 +88,30 @@ impl Schedule {
     }
 
     /// Adds a name, due at once; false if it is there already.
-    pub(super) fn want(&mut self, now: Instant, name: HostName) -> bool {
+    pub(super) fn want(
+        &mut self,
+        now: Instant,
+        name: HostName,
+        known: Option<(Addresses, Duration)>,
+    ) -> bool {
         if self.names.contains_key(&name) {
             return false;
         }
         self.generation += 1;
         self.queue.insert((now, name.clone(), Family::V4));
         self.queue.insert((now, name.clone(), Family::V6));
-        let state = Name {
+        let mut state = Name {
             generation: self.generation,
             v4: FamilyState::new(now),
             v6: FamilyState::new(now),
             published: None,
         };
+        if let Some((addresses, age)) = known {
+            let good_at = now.checked_sub(age);
+            state.v4.remember(addresses.v4.iter().copied().map(IpAddr::V4).collect(), good_at);
+            state.v6.remember(addresses.v6.iter().copied().map(IpAddr::V6).collect(), good_at);
+            state.published = Some(addresses);
+        }
         self.names.insert(name, state);
         true
     }
@@ -211,6 +227,15 @@ impl FamilyState {
         }
     }
 
+    /// Takes addresses of an earlier run, which no answer of this one has confirmed.
+    fn remember(&mut self, addresses: Vec<IpAddr>, good_at: Option<Instant>) {
+        if !addresses.is_empty() {
+            self.addresses = addresses;
+            self.good_at = good_at;
+            self.error = Some("not confirmed since the agent's start".to_owned());
+        }
+    }
+
     fn is_stale(&self) -> bool {
         !self.addresses.is_empty() && self.error.is_some()
     }
@@ -231,7 +256,7 @@ impl FamilyState {
             Outcome::Nothing { exists, ttl } => {
                 self.nothings = self.nothings.saturating_add(1);
                 self.failures = 0;
-                let what = if exists { "no address of this family" } else { "no such name" };
+                let what = if exists { NO_ADDRESS } else { NO_SUCH_NAME };
                 self.error = Some(what.to_owned());
                 if self.nothings == 1 && !self.addresses.is_empty() {
                     // A server that restarts may say so of every name: ask once more before believing it.

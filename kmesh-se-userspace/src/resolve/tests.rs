@@ -63,7 +63,7 @@ impl Bench {
 async fn resolves_both_families_and_sees_a_change_within_two_seconds() {
     let server = Dnsmasq::start("192.0.2.1 a.test\n2001:db8::1 a.test\n");
     let mut bench = Bench::new(vec![server.address()]);
-    bench.resolver.want(HostName::new("A.test."));
+    bench.resolver.want(HostName::new("A.test."), None);
     bench.until("a.test", &["192.0.2.1", "2001:db8::1"]).await;
 
     server.set_hosts("192.0.2.7 a.test\n2001:db8::1 a.test\n");
@@ -83,10 +83,10 @@ async fn follows_aliases_and_large_answers() {
         &["--cname=alias.test,middle.test,real.test"],
     );
     let mut bench = Bench::new(vec![server.address()]);
-    bench.resolver.want(HostName::new("alias.test"));
+    bench.resolver.want(HostName::new("alias.test"), None);
     bench.until("alias.test", &["192.0.2.200"]).await;
     // 120 records are more than a datagram of 1232 bytes: this comes over TCP.
-    bench.resolver.want(HostName::new("many.test"));
+    bench.resolver.want(HostName::new("many.test"), None);
     bench.until("many.test", &addresses.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
@@ -94,7 +94,7 @@ async fn follows_aliases_and_large_answers() {
 async fn keeps_the_last_addresses_when_dns_fails() {
     let mut server = Dnsmasq::start("192.0.2.1 a.test\n");
     let mut bench = Bench::new(vec![server.address()]);
-    bench.resolver.want(HostName::new("a.test"));
+    bench.resolver.want(HostName::new("a.test"), None);
     bench.until("a.test", &["192.0.2.1"]).await;
 
     server.stop();
@@ -113,7 +113,7 @@ async fn keeps_the_last_addresses_of_a_name_that_is_refused() {
     // Outside of its own zone, dnsmasq without servers refuses what its hosts file does not hold.
     let server = Dnsmasq::start("192.0.2.1 a.example\n");
     let mut bench = Bench::new(vec![server.address()]);
-    bench.resolver.want(HostName::new("a.example"));
+    bench.resolver.want(HostName::new("a.example"), None);
     bench.until("a.example", &["192.0.2.1"]).await;
     server.set_hosts("");
     let status = bench.status_until("staleness", |status| status.stale).await;
@@ -125,7 +125,7 @@ async fn keeps_the_last_addresses_of_a_name_that_is_refused() {
 async fn drops_the_family_that_is_gone_and_then_the_name() {
     let server = Dnsmasq::start("192.0.2.1 a.test\n2001:db8::1 a.test\n");
     let mut bench = Bench::new(vec![server.address()]);
-    bench.resolver.want(HostName::new("a.test"));
+    bench.resolver.want(HostName::new("a.test"), None);
     bench.until("a.test", &["192.0.2.1", "2001:db8::1"]).await;
     server.set_hosts("192.0.2.1 a.test\n");
     bench.until("a.test", &["192.0.2.1"]).await;
@@ -138,7 +138,7 @@ async fn drops_the_family_that_is_gone_and_then_the_name() {
 async fn says_at_once_that_a_name_is_not_there() {
     let server = Dnsmasq::start("");
     let mut bench = Bench::new(vec![server.address()]);
-    bench.resolver.want(HostName::new("missing.test"));
+    bench.resolver.want(HostName::new("missing.test"), None);
     assert!(bench.update().await.addresses.is_empty());
     server.set_hosts("192.0.2.1 missing.test\n");
     bench.until("missing.test", &["192.0.2.1"]).await;
@@ -151,14 +151,14 @@ async fn goes_to_the_next_server_when_one_is_dead_silent_or_refuses() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket that never answers");
     let silent = silent.local_addr().map(|address| (silent, address)).expect("its address");
     let mut bench = Bench::new(vec![free_port(), silent.1, refusing.address(), server.address()]);
-    bench.resolver.want(HostName::new("a.example"));
+    bench.resolver.want(HostName::new("a.example"), None);
     bench.until("a.example", &["192.0.2.1"]).await;
 }
 
 #[tokio::test]
 async fn says_that_no_server_can_be_asked() {
     let mut bench = Bench::new(Vec::new());
-    bench.resolver.want(HostName::new("a.test"));
+    bench.resolver.want(HostName::new("a.test"), None);
     assert!(bench.update().await.addresses.is_empty());
     let error = bench.resolver.status().remove(0).last_error.expect("an error");
     assert!(error.contains("--resolver"), "{error}");
@@ -169,13 +169,13 @@ async fn forgets_a_name_that_is_no_longer_wanted() {
     let server = Dnsmasq::start("192.0.2.1 a.test\n192.0.2.2 b.test\n");
     let mut bench = Bench::new(vec![server.address()]);
     let name = HostName::new("a.test");
-    bench.resolver.want(name.clone());
+    bench.resolver.want(name.clone(), None);
     bench.until("a.test", &["192.0.2.1"]).await;
     bench.resolver.unwant(&name);
     assert!(bench.resolver.status().is_empty());
     // Whatever was under way for it is over once another name has come through and been refreshed.
     server.set_hosts("192.0.2.3 a.test\n192.0.2.2 b.test\n");
-    bench.resolver.want(HostName::new("b.test"));
+    bench.resolver.want(HostName::new("b.test"), None);
     assert_eq!(bench.update().await.name.as_str(), "b.test");
     server.set_hosts("192.0.2.3 a.test\n192.0.2.4 b.test\n");
     assert_eq!(bench.update().await.name.as_str(), "b.test");
@@ -188,7 +188,7 @@ async fn resolves_many_names_side_by_side() {
     let server = Dnsmasq::start(&hosts.concat());
     let mut bench = Bench::new(vec![server.address()]);
     for host in 0..300 {
-        bench.resolver.want(HostName::new(&format!("n{host}.test")));
+        bench.resolver.want(HostName::new(&format!("n{host}.test")), None);
     }
     let mut names = std::collections::BTreeSet::new();
     while names.len() < 300 {

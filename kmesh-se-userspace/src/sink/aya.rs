@@ -3,6 +3,8 @@
 //! In: the loaded object's maps. Out: one system call, or one store to mapped memory, for each write; counters read.
 //! Never: an id chosen here.
 
+mod read;
+
 use std::{collections::BTreeMap, io, mem::offset_of, os::fd::AsFd, sync::Arc};
 
 use aya::{
@@ -13,15 +15,16 @@ use kmesh_se_common::{
     addr::{self, Addr16},
     limits::{self as l, MAX_LEVELS},
     maps::{
-        self, AddressKey, Config, Frontend, FrontendKey, Outcome, Resolver, Service, ServiceCount, Workload,
+        self, AddressKey, CONFIG_TRACE, Config, Frontend, FrontendKey, Outcome, Resolver, Service,
+        ServiceCount, Workload,
     },
 };
 
-use super::{
-    Capacities, MapError, Maps,
+use super::{Capacities, Contents, MapError, Maps};
+use crate::{
+    loader::LoadedMaps,
     sys::{GracePeriod, MappedArray},
 };
-use crate::loader::LoadedMaps;
 
 /// Writes to the maps of a loaded object.
 pub struct AyaMaps {
@@ -97,25 +100,47 @@ impl AyaMaps {
         Heartbeat { config: self.config.clone() }
     }
 
-    /// Writes what the programs need to know of the agent; the heartbeat starts at zero, so DNS is not captured yet.
+    /// Writes what the programs need to know of the agent. The heartbeat and the depths of enrolled cgroups are kept: in maps
+    /// that are taken over, programs may be using them.
     ///
     /// # Errors
     /// A word lies outside the map, which cannot be.
     pub fn write_config(&mut self, config: Config) -> Result<(), MapError> {
+        let kept = [offset_of!(Config, levels), offset_of!(Config, heartbeat_ns)];
         let words = std::mem::size_of::<Config>() / 8;
         // SAFETY: `Config` is plain old data (`aya::Pod`) without implicit padding, 8-byte aligned, of `words` words.
         let source = unsafe { std::slice::from_raw_parts((&raw const config).cast::<u64>(), words) };
-        for (index, word) in source.iter().enumerate() {
+        for (index, word) in source.iter().enumerate().filter(|(index, _)| !kept.contains(&(index * 8))) {
             self.config.store(0, index * 8, *word).map_err(sys(l::MAP_CONFIG, "write"))?;
         }
         Ok(())
     }
 
-    /// Has port 53 of these resolvers captured, in this order.
+    /// Has the programs send connects that work as events, too, or no longer.
+    ///
+    /// # Errors
+    /// As [`AyaMaps::write_config`].
+    pub fn set_trace(&mut self, is_traced: bool) -> Result<(), MapError> {
+        // Flags share a word with the ports, which only the agent's loop writes.
+        const OFFSET: usize = offset_of!(Config, flags) / 8 * 8;
+        let outside = || sys(l::MAP_CONFIG, "write")(io::Error::from(io::ErrorKind::InvalidInput));
+        let word = self.config.word(0, OFFSET).ok_or_else(outside)?;
+        let mut bytes = word.load(std::sync::atomic::Ordering::Acquire).to_ne_bytes();
+        let flags = if is_traced { CONFIG_TRACE } else { 0 };
+        bytes[offset_of!(Config, flags) - OFFSET..].copy_from_slice(&flags.to_ne_bytes());
+        self.config.store(0, OFFSET, u64::from_ne_bytes(bytes)).map_err(sys(l::MAP_CONFIG, "write"))
+    }
+
+    /// Has port 53 of these resolvers captured, in this order, and of no others.
     ///
     /// # Errors
     /// There are more than [`l::MAX_RESOLVERS`], or the kernel refused.
     pub fn write_resolvers(&mut self, resolvers: &[std::net::IpAddr]) -> Result<(), MapError> {
+        for (addr, _) in read::all(self.resolver.iter(), l::MAP_RESOLVER)? {
+            if !resolvers.contains(&addr::to_ip(addr)) {
+                remove(&mut self.resolver, &addr, l::MAP_RESOLVER)?;
+            }
+        }
         for (index, resolver) in (0..).zip(resolvers) {
             self.resolver
                 .insert(addr::from_ip(*resolver), Resolver { index }, 0)
@@ -251,6 +276,27 @@ impl Maps for AyaMaps {
         self.config
             .store(0, offset_of!(Config, levels), u64::from_ne_bytes(levels))
             .map_err(sys(l::MAP_CONFIG, "write"))
+    }
+
+    fn contents(&self) -> Result<Contents, MapError> {
+        let mut contents = Contents {
+            frontends: self.read_frontends()?,
+            addresses: self.read_addresses()?,
+            workloads: self.read_workloads()?,
+            ..Contents::default()
+        };
+        let services = (0..self.capacities.services).filter_map(|id| Some((id, self.read_service(id)?)));
+        contents.services = services.filter(|(_, word)| word.slot_count() > 0).collect();
+        for word in contents.services.values() {
+            for slot_id in word.slot_base..word.slot_base.saturating_add(word.slot_count()) {
+                let Some(slot) = self.read_slot(slot_id)? else { continue };
+                for id in [slot.backend, slot.alias] {
+                    contents.backends.extend(self.read_backend(id)?.map(|backend| (id, backend)));
+                }
+                contents.slots.insert(slot_id, slot);
+            }
+        }
+        Ok(contents)
     }
 
     fn wait_for_readers(&mut self) -> Result<(), MapError> {

@@ -52,6 +52,23 @@ impl Runs {
         self.remember(base, count);
     }
 
+    /// Takes these ids, as far as they are free.
+    pub(super) fn reserve(&mut self, base: u32, count: u32) {
+        let end = base.saturating_add(count).min(self.capacity);
+        let overlapping: Vec<(u32, u32)> = self
+            .by_base
+            .range(..end)
+            .map(|(start, length)| (*start, *length))
+            .filter(|(start, length)| start + length > base)
+            .collect();
+        for (start, length) in overlapping {
+            self.forget(start, length);
+            self.free -= length;
+            self.free(start, base.saturating_sub(start));
+            self.free(end.max(start), (start + length).saturating_sub(end.max(start)));
+        }
+    }
+
     /// How many ids are in use.
     pub(super) fn used(&self) -> u32 {
         self.capacity - self.free
@@ -96,5 +113,17 @@ mod tests {
             }
             prop_assert_eq!(runs.allocate(64), Some(0));
         }
+    }
+
+    #[test]
+    fn reserved_ids_are_not_given_out() {
+        let mut runs = Runs::new(10);
+        runs.reserve(3, 2);
+        runs.reserve(9, 5);
+        runs.reserve(4, 1);
+        assert_eq!(runs.used(), 3);
+        assert_eq!((runs.allocate(4), runs.allocate(3), runs.allocate(1)), (Some(5), Some(0), None));
+        runs.free(3, 2);
+        assert_eq!(runs.allocate(2), Some(3));
     }
 }

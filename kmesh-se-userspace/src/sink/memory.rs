@@ -9,14 +9,14 @@ use std::{
 
 use kmesh_se_common::{
     addr,
-    limits::MAX_LEVELS,
+    limits::{LEVEL_END, MAX_LEVELS},
     maps::{
         self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT,
         WORKLOAD_PRIVATE_VIEW, Workload,
     },
 };
 
-use super::{Capacities, MapError, Maps};
+use super::{Capacities, Contents, MapError, Maps};
 
 /// What a connect meets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub struct MemoryMaps {
     backends: BTreeMap<u32, maps::Backend>,
     workloads: BTreeMap<u64, Workload>,
     capacities: Capacities,
+    levels: Vec<u8>,
     /// How often a grace period was waited for.
     pub waits: u32,
 }
@@ -92,6 +93,18 @@ impl MemoryMaps {
     pub fn frontends(&self) -> impl Iterator<Item = (FrontendKey, Outcome)> {
         let v4 = |key: &FrontendKey| addr::to_ip(key.addr).is_ipv4();
         self.frontends.iter().map(move |(key, service)| (*key, self.backends_of(*service, v4(key))))
+    }
+
+    /// An enrolled cgroup.
+    #[must_use]
+    pub fn workload(&self, cgroup: u64) -> Option<&Workload> {
+        self.workloads.get(&cgroup)
+    }
+
+    /// The depths at which cgroups are looked for, the deepest first.
+    #[must_use]
+    pub fn levels(&self) -> &[u8] {
+        &self.levels
     }
 
     /// Whether no frontend, address or workload is left.
@@ -170,8 +183,21 @@ impl Maps for MemoryMaps {
         Ok(())
     }
 
-    fn set_levels(&mut self, _levels: [u8; MAX_LEVELS]) -> Result<(), MapError> {
+    fn set_levels(&mut self, levels: [u8; MAX_LEVELS]) -> Result<(), MapError> {
+        self.levels = levels.into_iter().take_while(|level| *level != LEVEL_END).collect();
         Ok(())
+    }
+
+    fn contents(&self) -> Result<Contents, MapError> {
+        let services = self.services.iter().filter(|(_, word)| word.slot_count() > 0);
+        Ok(Contents {
+            frontends: self.frontends.iter().map(|(key, service)| (*key, *service)).collect(),
+            addresses: self.addresses.iter().map(|(key, address)| (*key, *address)).collect(),
+            services: services.map(|(id, word)| (*id, *word)).collect(),
+            slots: self.slots.clone(),
+            backends: self.backends.clone(),
+            workloads: self.workloads.iter().map(|(cgroup, workload)| (*cgroup, *workload)).collect(),
+        })
     }
 
     fn wait_for_readers(&mut self) -> Result<(), MapError> {

@@ -1,1 +1,132 @@
+//! What clients meet while and after the maps change.
 
+mod capacity;
+mod enrolment;
+mod recorder;
+mod restore;
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use self::recorder::Recorder;
+use super::{
+    memory::{MemoryMaps, Outcome},
+    *,
+};
+use crate::{
+    desired::Backend,
+    diff::{diff, tests::any_tables},
+};
+
+const TCP: u8 = 6;
+
+fn roomy() -> Capacities {
+    Capacities { workloads: 16, frontends: 64, addresses: 64, services: 16, slots: 64, backends: 64 }
+}
+
+fn in_namespace(name: &str) -> Enrolment {
+    Enrolment { level: 2, namespace: Some(Namespace::new(name)), dns_port: 1053 }
+}
+
+/// What `tables` say that a client of `namespace` meets.
+fn expected(tables: &Tables, namespace: &str, address: IpAddr, port: u16) -> Outcome {
+    for scope in [Scope::Namespace(Namespace::new(namespace)), Scope::Mesh] {
+        let frontend = Frontend { scope: scope.clone(), address, port, transport: Transport::Tcp };
+        if let Some(key) = tables.frontends.get(&frontend) {
+            let backends: std::collections::BTreeSet<_> =
+                tables.services[key].iter().map(|b| (b.address, b.port)).collect();
+            return if backends.is_empty() { Outcome::NoBackend } else { Outcome::Backends(backends) };
+        }
+        match tables.addresses.get(&Address { scope, address }) {
+            Some(Unlisted::Refuse) => return Outcome::Refused,
+            Some(Unlisted::Pass) => return Outcome::Passes,
+            None => {}
+        }
+    }
+    Outcome::Passes
+}
+
+/// Every client and every address and port of [`any_tables`].
+fn assert_clients_meet(maps: &MemoryMaps, tables: &Tables) -> Result<(), TestCaseError> {
+    for (cgroup, namespace) in [(1, "one"), (2, "two")] {
+        for (host, port) in (1u8..5).flat_map(|host| (80u16..84).map(move |port| (host, port))) {
+            let address = IpAddr::from([240, 240, 0, host]);
+            let met = maps.connect(cgroup, address, port, TCP);
+            prop_assert_eq!(met, expected(tables, namespace, address, port), "{} {}", namespace, port);
+        }
+    }
+    Ok(())
+}
+
+fn assert_all_free<M: Maps>(sink: &Sink<M>) -> Result<(), TestCaseError> {
+    for usage in sink.usage().iter().filter(|u| u.name != kmesh_se_common::limits::MAP_ENROL) {
+        prop_assert_eq!(usage.used, 0, "{} still holds something", usage.name);
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn clients_meet_what_the_tables_say(states in prop::collection::vec(any_tables(), 1..8)) {
+        let mut sink = Sink::new(Recorder::new(roomy()), roomy());
+        sink.enrol(1, in_namespace("one")).expect("there is room");
+        sink.enrol(2, in_namespace("two")).expect("there is room");
+        for tables in states.iter().chain([&Tables::default()]) {
+            sink.maps.allow(&[sink.actual.clone(), tables.clone()]);
+            let failures = sink.apply(diff(&sink.actual, tables));
+            prop_assert_eq!(failures, []);
+            prop_assert_eq!(&sink.actual, tables);
+            assert_clients_meet(&sink.maps.memory, tables)?;
+            prop_assert_eq!(&sink.maps.wrong, &Vec::<String>::new());
+        }
+        assert_all_free(&sink)?;
+    }
+
+    #[test]
+    fn a_write_that_fails_harms_nobody_and_can_be_made_good(
+        states in prop::collection::vec((any_tables(), prop::collection::btree_set(0u32..60, 0..6)), 1..6),
+    ) {
+        let mut sink = Sink::new(Recorder::new(roomy()), roomy());
+        sink.enrol(1, in_namespace("one")).expect("there is room");
+        sink.enrol(2, in_namespace("two")).expect("there is room");
+        let nothing = (Tables::default(), [3].into());
+        for (tables, fail_at) in states.iter().chain([&nothing]) {
+            sink.maps.allow(&[sink.actual.clone(), tables.clone()]);
+            sink.maps.fail_at(fail_at);
+            let ops = diff(&sink.actual, tables);
+            let mut done = sink.actual.clone();
+            let failures = sink.apply(ops.clone());
+            ops.iter().filter(|op| failures.iter().all(|f| f.op != **op)).for_each(|op| done.apply(op));
+            prop_assert_eq!(&sink.actual, &done, "a failed operation leaves its row as it was");
+            assert_clients_meet(&sink.maps.memory, &done)?;
+
+            sink.maps.fail_at(&[].into());
+            prop_assert_eq!(sink.apply(diff(&sink.actual, tables)), []);
+            prop_assert_eq!(&sink.actual, tables);
+            assert_clients_meet(&sink.maps.memory, tables)?;
+            prop_assert_eq!(&sink.maps.wrong, &Vec::<String>::new());
+        }
+        sink.settle().expect("nothing fails any more");
+        assert_all_free(&sink)?;
+    }
+
+    #[test]
+    fn little_room_is_used_well(states in prop::collection::vec(any_tables(), 1..8)) {
+        let tight = Capacities { workloads: 2, frontends: 4, addresses: 3, services: 3, slots: 5, backends: 4 };
+        let mut sink = Sink::new(Recorder::new(tight), tight);
+        sink.enrol(1, in_namespace("one")).expect("there is room");
+        sink.enrol(2, in_namespace("two")).expect("there is room");
+        for tables in states.iter().chain([&Tables::default()]) {
+            sink.maps.allow(&[sink.actual.clone(), tables.clone()]);
+            for failure in sink.apply(diff(&sink.actual, tables)) {
+                let reason = failure.error.reason();
+                prop_assert!(["MapFull", "ServiceNotWritten", "ServiceStillUsed"].contains(&reason), "{}", reason);
+            }
+            assert_clients_meet(&sink.maps.memory, &sink.actual)?;
+            prop_assert_eq!(&sink.maps.wrong, &Vec::<String>::new());
+        }
+        prop_assert_eq!(&sink.actual, &Tables::default());
+        assert_all_free(&sink)?;
+    }
+}

@@ -19,7 +19,7 @@ impl Bench {
 
     fn with(config: ResolveConfig) -> Self {
         let mut bench = Self { schedule: Schedule::new(config), now: Instant::now() };
-        assert!(bench.schedule.want(bench.now, name()));
+        assert!(bench.schedule.want(bench.now, name(), None));
         bench
     }
 
@@ -100,7 +100,7 @@ fn update(addresses: &[&str]) -> Option<Update> {
 #[test]
 fn asks_both_families_at_once_and_each_once() {
     let mut bench = Bench::new();
-    assert!(!bench.schedule.want(bench.now, name()), "wanted twice");
+    assert!(!bench.schedule.want(bench.now, name(), None), "wanted twice");
     let asks = bench.schedule.start_due(bench.now, usize::MAX);
     let families: Vec<_> = asks.iter().map(|ask| ask.family).collect();
     assert_eq!(families, [Family::V4, Family::V6]);
@@ -242,7 +242,7 @@ fn takes_no_answer_to_an_earlier_wanting() {
     bench.schedule.unwant(&name());
     assert_eq!(bench.schedule.next_due(), None, "nothing is left behind");
     assert_eq!(bench.schedule.finish(bench.now, &old, records(&["192.0.2.1"], 5), 0.0), None);
-    bench.schedule.want(bench.now, name());
+    bench.schedule.want(bench.now, name(), None);
     assert_eq!(bench.schedule.finish(bench.now, &old, records(&["192.0.2.1"], 5), 0.0), None);
     assert_eq!(bench.schedule.queue.len(), 2);
 }

@@ -1,13 +1,18 @@
 //! The calls of `bpf(2)` and `mmap(2)` that aya does not offer.
 //!
-//! In: map descriptors. Out: an array map mapped into memory; a grace period waited for. Never: a look at what the
-//! values mean.
+//! In: descriptors and paths. Out: an array map mapped into memory, a grace period waited for, a pinned link opened and led
+//! to another program. Never: a look at what the values mean.
 
 use std::{
+    ffi::CString,
     io,
     marker::PhantomData,
     mem::size_of,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -28,7 +33,7 @@ unsafe impl<T: Sync> Sync for MappedArray<T> {}
 impl<T> MappedArray<T> {
     /// Maps all `len` elements of `map`.
     pub(crate) fn new(map: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
-        assert!(size_of::<T>() % 8 == 0, "the kernel pads elements to 8 bytes");
+        assert!(size_of::<T>().is_multiple_of(8), "the kernel pads elements to 8 bytes");
         let words = len as usize * (size_of::<T>() / 8);
         // SAFETY: a new mapping of a descriptor; the kernel checks that the map is as long as this.
         let base = unsafe {
@@ -78,6 +83,9 @@ pub(crate) struct GracePeriod {
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
@@ -102,6 +110,70 @@ struct MapUpdate {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The head of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjectPath {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// The head of `union bpf_attr` for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct ObjectInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The head of `union bpf_attr` for `BPF_LINK_UPDATE`.
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_program_fd: u32,
+    flags: u32,
+    old_program_fd: u32,
+}
+
+/// The head of `struct bpf_link_info` of a cgroup link.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CgroupLinkInfo {
+    link_type: u32,
+    /// The link's id.
+    pub(crate) id: u32,
+    /// The id of the program behind it.
+    pub(crate) program: u32,
+    _pad: u32,
+    /// The cgroup that it is attached to; 0 when that is gone.
+    pub(crate) cgroup: u64,
+    attach_type: u32,
+    _pad2: u32,
+}
+
+/// Opens what is pinned at `path`.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &ObjectPath { path: path.as_ptr() as u64, fd: 0, flags: 0 })?;
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What a cgroup link is.
+pub(crate) fn link_info(link: &OwnedFd) -> io::Result<CgroupLinkInfo> {
+    let mut info = CgroupLinkInfo::default();
+    let length = u32::try_from(size_of::<CgroupLinkInfo>()).unwrap_or_default();
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &ObjectInfo { fd: raw(link), length, info: (&raw mut info) as u64 })?;
+    Ok(info)
+}
+
+/// Puts another program behind a link in one step: no call falls between the two.
+pub(crate) fn update_link(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    let new_program_fd = program.as_raw_fd().unsigned_abs();
+    bpf(BPF_LINK_UPDATE, &LinkUpdate { link_fd: raw(link), new_program_fd, flags: 0, old_program_fd: 0 })
+        .map(drop)
 }
 
 impl GracePeriod {

@@ -1,0 +1,338 @@
+//! Gathers what an explanation is made from.
+//!
+//! In: the loop's state, and the kernel's maps as they are now. Out: [`Facts`]. Never: a judgement; that is for
+//! `explain`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+};
+
+use kmesh_se_common::{
+    addr,
+    maps::{
+        AddressKey, FrontendKey, SCOPE_MESH, UNLISTED_REFUSE, WORKLOAD_EXEMPT, WORKLOAD_PRIVATE_VIEW,
+        Workload,
+    },
+};
+
+use super::{Agent, Programs};
+use crate::{
+    desired::{self, Address, Frontend, NameView, Scope, Unlisted},
+    enrol::Cgroup,
+    explain::{
+        AgentFacts, Answered, Asked, Client, Dial, EnrolledAs, EntryFacts, ExplainRequest, Explanation,
+        Facts, FailureFacts, LiveBackend, LiveService, Lookup, NameFacts, RejectedFacts, SourceFacts,
+        Trouble, explain, shares,
+    },
+    model::{EndpointAddress, Entry, ExportTo, HostName, Namespace, Transport},
+    resolve::{NO_ADDRESS, NO_SUCH_NAME},
+    sink::MapError,
+};
+
+/// Whose view the kernel applies: the scopes in which it looks, in order.
+type Scopes = Vec<(u32, Scope)>;
+
+impl Agent {
+    pub(super) fn explain(&self, request: &ExplainRequest) -> anyhow::Result<Explanation> {
+        let asked = Asked::parse(&request.target, request.udp)?;
+        let (client, live) = self.client(request)?;
+        let namespace = match &client {
+            Client::Cgroup { enrolled: Some(EnrolledAs { namespace: Some(namespace), .. }), .. } => namespace,
+            _ => &request.namespace,
+        };
+        let namespace = Namespace::new(namespace);
+        let scopes = self.scopes(&namespace, live);
+        let host = match (&asked.host, asked.address) {
+            (Some(name), _) => Some(self.deciding_host(name, &namespace)),
+            (None, Some(address)) => self.user_of(address, &scopes),
+            (None, None) => None,
+        };
+        let name = host.as_ref().map(|host| self.name_facts(host, &namespace));
+        let name = name.filter(|name| !name.entries.is_empty() || !name.rejected.is_empty());
+        let dials = self.dials(&asked, host.as_ref(), name.as_ref(), &namespace, &scopes)?;
+        let mut services = BTreeMap::new();
+        for id in dials.iter().flat_map(|dial| &dial.lookups).filter_map(|lookup| lookup.service) {
+            if let Some(service) = self.live_service(id)? {
+                services.insert(id, service);
+            }
+        }
+        Ok(explain(&Facts {
+            target: request.target.clone(),
+            namespace: namespace.to_string(),
+            agent: self.agent_facts(),
+            client,
+            sources: self.sources(),
+            asked,
+            name,
+            dials,
+            services,
+        }))
+    }
+
+    fn agent_facts(&self) -> AgentFacts {
+        let report = self.reconciler.report();
+        AgentFacts {
+            attached: matches!(self.programs, Programs::Attached(_)),
+            synced: report.synced,
+            dns_served: self.dns.last_beat().is_some_and(|at| at.elapsed() < super::HEARTBEAT_MAX),
+            problems: report.problems().count(),
+        }
+    }
+
+    /// Who asks; for a cgroup also the element of the kernel's map that applies to it.
+    fn client(&self, request: &ExplainRequest) -> anyhow::Result<(Client, Option<Workload>)> {
+        let sink = self.reconciler.sink();
+        let Some(path) = &request.cgroup else {
+            let namespace = Namespace::new(&request.namespace);
+            let is_of = |workload: &Workload| {
+                workload.flags & WORKLOAD_EXEMPT == 0 && sink.namespace_of(workload.scope) == Some(&namespace)
+            };
+            let enrolled =
+                sink.maps().read_workloads()?.iter().filter(|(_, workload)| is_of(workload)).count();
+            return Ok((Client::Anybody { enrolled }, None));
+        };
+        let cgroup = Cgroup::open(Path::new(path))?;
+        let shown = cgroup.path.display().to_string();
+        for at in cgroup.with_ancestors() {
+            let Some(live) = sink.maps().read_workload(at.id)? else { continue };
+            let namespace = (live.flags & WORKLOAD_EXEMPT == 0)
+                .then(|| sink.namespace_of(live.scope).map(ToString::to_string).unwrap_or_default());
+            let enrolled = EnrolledAs {
+                path: at.path.display().to_string(),
+                namespace,
+                is_looked_up: sink.maps().read_levels().contains(&at.level),
+            };
+            return Ok((Client::Cgroup { path: shown, enrolled: Some(enrolled) }, Some(live)));
+        }
+        Ok((Client::Cgroup { path: shown, enrolled: None }, None))
+    }
+
+    fn scopes(&self, namespace: &Namespace, live: Option<Workload>) -> Scopes {
+        let private = match live {
+            Some(live) => (live.flags & WORKLOAD_PRIVATE_VIEW != 0).then_some(live.scope),
+            None => self.reconciler.sink().private_scope(namespace),
+        };
+        let private = private.map(|id| (id, Scope::Namespace(namespace.clone())));
+        private.into_iter().chain([(SCOPE_MESH, Scope::Mesh)]).collect()
+    }
+
+    /// The host whose entries decide about `name`: itself, or the longest wildcard above it, that is visible; else the
+    /// first that some object names.
+    fn deciding_host(&self, name: &HostName, namespace: &Namespace) -> HostName {
+        let snapshot = self.reconciler.snapshot();
+        let mut candidates = vec![name.clone()];
+        let mut rest = name.as_str();
+        while let Some((_, suffix)) = rest.split_once('.') {
+            candidates.push(HostName::new(&format!("*.{suffix}")));
+            rest = suffix;
+        }
+        let scope = Scope::Namespace(namespace.clone());
+        let is_seen = |host: &&HostName| desired::view_for(snapshot, host, &scope).is_some();
+        let report = self.reconciler.report();
+        let is_named = |host: &&HostName| {
+            !snapshot.entries_of(host).is_empty() || report.rejected_for(host).next().is_some()
+        };
+        let found = candidates.iter().find(is_seen).or_else(|| candidates.iter().find(is_named));
+        found.unwrap_or(name).clone()
+    }
+
+    fn user_of(&self, address: IpAddr, scopes: &Scopes) -> Option<HostName> {
+        let desired = self.reconciler.desired();
+        let user =
+            |(_, scope): &(u32, Scope)| desired.user_of(&Address { scope: scope.clone(), address }).cloned();
+        scopes.iter().find_map(user)
+    }
+
+    fn name_facts(&self, host: &HostName, namespace: &Namespace) -> NameFacts {
+        let (snapshot, report) = (self.reconciler.snapshot(), self.reconciler.report());
+        let view = desired::view_for(snapshot, host, &Scope::Namespace(namespace.clone()));
+        let entries = snapshot.entries_of(host).into_iter().map(|entry| {
+            let serves = view.iter().flat_map(|v| &v.entries).find(|(e, _)| e.object == entry.object);
+            let serves =
+                serves.iter().flat_map(|(_, ports)| ports).map(|p| (p.number, p.protocol.transport()));
+            self.entry_facts(entry, host, namespace, serves.collect())
+        });
+        let rejected = report.rejected_for(host).map(|(object, said)| RejectedFacts {
+            object: object.to_string(),
+            errors: said.errors.iter().map(ToString::to_string).collect(),
+        });
+        let failures = report.failures().filter(|(of, ..)| *of == host).map(|(_, reason, message)| {
+            FailureFacts { reason: reason.to_owned(), message: message.to_owned() }
+        });
+        let wanted = self.reconciler.desired().get(host).and_then(|d| d.names.view(namespace));
+        let answered = self.reconciler.names().get(host);
+        let answered = answered.as_ref().and_then(|entry| {
+            let is_own = entry.views.contains_key(&Scope::Namespace(namespace.clone()));
+            let view = entry.view(namespace).filter(|view| !view.vips.is_empty())?;
+            Some(answered_facts(view, if is_own { namespace.as_str() } else { "*" }))
+        });
+        NameFacts {
+            host: host.to_string(),
+            entries: entries.collect(),
+            rejected: rejected.collect(),
+            answered,
+            vips: wanted.map(|view| view.vips.clone()).unwrap_or_default(),
+            failures: failures.collect(),
+        }
+    }
+
+    fn entry_facts(
+        &self,
+        entry: &Entry,
+        host: &HostName,
+        namespace: &Namespace,
+        serves: Vec<(u16, Transport)>,
+    ) -> EntryFacts {
+        let snapshot = self.reconciler.snapshot();
+        let endpoints: Vec<_> =
+            entry.endpoints.iter().chain(snapshot.selected_by(entry).map(|w| &w.endpoint)).collect();
+        EntryFacts {
+            object: entry.object.to_string(),
+            is_visible: entry.is_visible_to(namespace),
+            visible_to: match &entry.export_to {
+                ExportTo::All => "every namespace".to_owned(),
+                ExportTo::Nobody => "nobody".to_owned(),
+                ExportTo::Namespaces(list) => {
+                    list.iter().map(Namespace::as_str).collect::<Vec<_>>().join(" and ")
+                }
+            },
+            serves,
+            ports: entry.ports.iter().map(|p| (p.number, p.protocol.transport())).collect(),
+            resolution: entry.resolution,
+            endpoints: endpoints.len(),
+            has_selector: entry.workload_selector.is_some(),
+            only_unix: !endpoints.is_empty()
+                && endpoints.iter().all(|e| matches!(e.address, EndpointAddress::Unix(_))),
+            has_prefix: entry.addresses.iter().any(|net| net.prefix_len() != net.max_prefix_len()),
+            names: desired::names_of(snapshot, entry, host).iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// What clients would dial, with what the kernel finds for each.
+    fn dials(
+        &self,
+        asked: &Asked,
+        host: Option<&HostName>,
+        name: Option<&NameFacts>,
+        namespace: &Namespace,
+        scopes: &Scopes,
+    ) -> Result<Vec<Dial>, MapError> {
+        let addresses: Vec<IpAddr> = match (asked.address, name.and_then(|name| name.answered.as_ref())) {
+            (Some(address), _) => vec![address],
+            (None, Some(answered)) => answered.v4.iter().chain(&answered.v6).copied().collect(),
+            (None, None) => Vec::new(),
+        };
+        let transport = if asked.udp { Transport::Udp } else { Transport::Tcp };
+        let served = name.into_iter().flat_map(|n| &n.entries).flat_map(|e| e.serves.iter().copied());
+        let ports: BTreeSet<_> = match (asked.port, name) {
+            (Some(port), _) => BTreeSet::from([(port, transport)]),
+            (None, Some(_)) => served.filter(|(_, t)| !asked.udp || *t == Transport::Udp).collect(),
+            // Nothing is known of the address: what the kernel knows is the same for every port.
+            (None, None) => BTreeSet::from([(0, transport)]),
+        };
+        let mut dials = Vec::new();
+        for (port, transport) in ports {
+            for address in &addresses {
+                dials.push(self.dial(*address, port, transport, host, namespace, scopes)?);
+            }
+        }
+        Ok(dials)
+    }
+
+    fn dial(
+        &self,
+        address: IpAddr,
+        port: u16,
+        transport: Transport,
+        host: Option<&HostName>,
+        namespace: &Namespace,
+        scopes: &Scopes,
+    ) -> Result<Dial, MapError> {
+        let maps = self.reconciler.sink().maps();
+        let desired = self.reconciler.desired();
+        let wanted = host.and_then(|host| desired.get(host));
+        let own = [Scope::Namespace(namespace.clone()), Scope::Mesh].into_iter().find_map(|scope| {
+            let frontend = Frontend { scope, address, port, transport };
+            let key = wanted?.tables.frontends.get(&frontend)?.clone();
+            Some((frontend, key))
+        });
+        let winner = own.as_ref().and_then(|(frontend, _)| desired.winner_of(frontend)).cloned();
+        let proto = match transport {
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+        };
+        let lookup = |(id, scope): &(u32, Scope)| {
+            let (scope_id, addr) = (*id, addr::from_ip(address));
+            let service = maps.read_frontend(&FrontendKey { scope: scope_id, addr, port, proto, _pad: 0 })?;
+            let known = maps.read_address(&AddressKey { scope: scope_id, addr })?;
+            let unlisted = known.map(|known| match known.unlisted {
+                UNLISTED_REFUSE => Unlisted::Refuse,
+                _ => Unlisted::Pass,
+            });
+            Ok(Lookup { scope: scope.clone(), service, unlisted })
+        };
+        let lookups = scopes.iter().map(lookup).collect::<Result<_, MapError>>()?;
+        Ok(Dial { address, port, transport, lookups, own, winner })
+    }
+
+    /// A service as the kernel has it.
+    pub(super) fn live_service(&self, id: u32) -> Result<Option<LiveService>, MapError> {
+        let sink = self.reconciler.sink();
+        let maps = sink.maps();
+        let Some(word) = maps.read_service(id) else { return Ok(None) };
+        let v6_base = word.slot_base.saturating_add(word.v4_count.into());
+        let mut backends = Vec::new();
+        for (base, count) in [(word.slot_base, word.v4_count), (v6_base, word.v6_count)] {
+            let ids = (0..u32::from(count)).map(|offset| base.saturating_add(offset));
+            let slots: Vec<_> =
+                ids.filter_map(|id| maps.read_slot(id).transpose()).collect::<Result<_, _>>()?;
+            for (id, share) in shares(&slots) {
+                if let Some(backend) = maps.read_backend(id)? {
+                    let address = addr::to_ip(backend.addr);
+                    backends.push(LiveBackend { id, address, port: backend.port, share });
+                }
+            }
+        }
+        backends.sort_by_key(|backend| (backend.address, backend.port));
+        let key = sink.service_of(id).cloned();
+        let wanted = key
+            .as_ref()
+            .and_then(|key| self.reconciler.desired().get(&key.host)?.tables.services.get(key).cloned());
+        Ok(Some(LiveService {
+            key,
+            slot_base: word.slot_base,
+            slot_count: word.slot_count(),
+            backends,
+            wanted: wanted.unwrap_or_default(),
+        }))
+    }
+
+    fn sources(&self) -> BTreeMap<String, SourceFacts> {
+        let names = self.resolver.status();
+        let facts = names.into_iter().map(|name| {
+            let trouble = name.last_error.map(|error| match &*error {
+                NO_SUCH_NAME => Trouble::NotFound,
+                NO_ADDRESS => Trouble::NoAddress,
+                _ => Trouble::Failed(error),
+            });
+            (name.name.to_string(), SourceFacts { age_secs: name.age_secs, stale: name.stale, trouble })
+        });
+        facts.collect()
+    }
+}
+
+fn answered_facts(view: &NameView, scope: &str) -> Answered {
+    let of = |is_v4: bool| view.vips.iter().copied().filter(move |vip| vip.is_ipv4() == is_v4);
+    let mut answered =
+        Answered { entry: view.entry.to_string(), scope: scope.to_owned(), ..Answered::default() };
+    for (answers, is_v4) in [(view.answers_v4, true), (view.answers_v6, false)] {
+        match (answers, is_v4) {
+            (true, true) => answered.v4 = of(true).collect(),
+            (true, false) => answered.v6 = of(false).collect(),
+            (false, _) => answered.withheld.extend(of(is_v4)),
+        }
+    }
+    answered
+}

@@ -1,0 +1,132 @@
+//! Addresses of a host and what DNS says of them.
+
+use super::*;
+
+fn written(addresses: &[&str]) -> Entry {
+    with(entry("one/e", 1, "a.com"), |e| {
+        e.endpoints = vec![endpoint("10.0.0.1")];
+        e.addresses = addresses.iter().map(|a| a.parse().expect("a network")).collect();
+    })
+}
+
+fn mesh_view(desired: &HostDesired) -> &NameView {
+    &desired.names.views[&Scope::Mesh]
+}
+
+#[test]
+fn addresses_are_the_users_else_the_status_else_allocated() {
+    let status = |e: &mut Entry, host: Option<&str>| {
+        e.status_addresses = vec![(ip("240.240.7.7"), host.map(HostName::new))];
+    };
+    let first = ["240.240.0.1", "2001:2::1"];
+    let refuse = Unlisted::Refuse;
+    let cases: [(&str, Entry, &[&str], Unlisted); 10] = [
+        ("allocated", written(&[]), &first, refuse),
+        ("not wanted", with(written(&[]), |e| e.may_allocate = false), &[], refuse),
+        ("the user's", written(&["1.2.3.4/32", "fd00::1/128"]), &["1.2.3.4", "fd00::1"], Unlisted::Pass),
+        ("the user's", with(written(&["1.2.3.4/32"]), |e| status(e, None)), &["1.2.3.4"], Unlisted::Pass),
+        ("a range is none", written(&["1.2.3.0/24"]), &[], refuse),
+        ("the status", with(written(&[]), |e| status(e, None)), &["240.240.7.7"], refuse),
+        (
+            "the status of the host",
+            with(written(&[]), |e| status(e, Some("a.com"))),
+            &["240.240.7.7"],
+            refuse,
+        ),
+        ("another host's status", with(written(&[]), |e| status(e, Some("b.com"))), &first, refuse),
+        ("NONE", with(written(&[]), |e| e.resolution = Resolution::None), &[], refuse),
+        (
+            "dynamic names need one each",
+            with(written(&[]), |e| {
+                e.resolution = Resolution::DynamicDns;
+                status(e, None);
+            }),
+            &[],
+            refuse,
+        ),
+    ];
+    for (what, entry, expected, unlisted) in cases {
+        let snapshot = snapshot([entry]);
+        let desired = built(&snapshot, &Resolved::new());
+        let expected: Vec<_> = expected.iter().map(|a| ip(a)).collect();
+        assert_eq!(mesh_view(&desired).vips, expected, "{what}");
+        let rows: BTreeMap<_, _> = expected.iter().map(|a| (*a, unlisted)).collect();
+        let found: BTreeMap<_, _> = desired.tables.addresses.iter().map(|(a, u)| (a.address, *u)).collect();
+        assert_eq!(found, rows, "{what}");
+        let is_allocated = expected.contains(&ip("240.240.0.1"));
+        assert_eq!(needs_vip(&snapshot, &HostName::new("a.com")), is_allocated, "{what}");
+    }
+}
+
+#[test]
+fn wildcards_of_either_kind_get_no_allocated_address() {
+    for name in ["*.a.com", "*a.com"] {
+        let snapshot = snapshot([entry("one/e", 1, name)]);
+        assert!(!needs_vip(&snapshot, &HostName::new(name)), "{name}");
+        let desired = host(&snapshot, &Resolved::new(), Some(&first_vips()), &HostName::new(name));
+        assert_eq!(desired.tables, Tables::default(), "{name}");
+    }
+}
+
+#[test]
+fn what_passes_straight_through_keeps_its_address_to_itself() {
+    let straight = with(written(&["1.2.3.4/32"]), |e| {
+        e.resolution = Resolution::None;
+        e.endpoints.clear();
+    });
+    let desired = built(&snapshot([straight]), &Resolved::new());
+    assert!(desired.tables.frontends.is_empty() && desired.tables.services.is_empty());
+    let address = Address { scope: Scope::Mesh, address: ip("1.2.3.4") };
+    assert_eq!(desired.tables.addresses, [(address, Unlisted::Pass)].into());
+    assert_eq!(mesh_view(&desired).vips, [ip("1.2.3.4")]);
+}
+
+#[test]
+fn a_family_is_answered_when_a_backend_can_be_reached_through_it() {
+    for (vips, backends, expected) in [
+        ("both", &["10.0.0.1"][..], (true, false)),
+        ("both", &["fd00::1"], (false, true)),
+        ("both", &["10.0.0.1", "fd00::1"], (true, true)),
+        ("both", &[], (true, false)),
+        // TCP reaches IPv4 backends through an IPv6 address; an IPv4 socket reaches no IPv6 backend.
+        ("v6", &["10.0.0.1"], (true, true)),
+        ("v6", &[], (true, true)),
+        ("v4", &["fd00::1"], (false, true)),
+    ] {
+        let with_backends = with(entry("one/e", 1, "a.com"), |e| {
+            e.endpoints = backends.iter().map(|b| endpoint(b)).collect();
+        });
+        let mut allocated = first_vips();
+        match vips {
+            "v4" => allocated.v6 = None,
+            "v6" => allocated.v4 = None,
+            _ => {}
+        }
+        let snapshot = snapshot([with_backends]);
+        let desired = host(&snapshot, &Resolved::new(), Some(&allocated), &HostName::new("a.com"));
+        let view = mesh_view(&desired);
+        assert_eq!((view.answers_v4, view.answers_v6), expected, "{vips} {backends:?}");
+    }
+}
+
+#[test]
+fn a_view_is_unresolved_until_one_of_its_names_has_an_answer() {
+    let dns = |endpoints: &[&str]| {
+        with(entry("one/e", 1, "a.com"), |e| {
+            e.resolution = Resolution::Dns;
+            e.endpoints = endpoints.iter().map(|n| endpoint(n)).collect();
+        })
+    };
+    let none = resolved(&[("z.net", &["10.0.0.1"])]);
+    let empty = resolved(&[("x.net", &[])]);
+    for (entry, answers, is_unresolved) in [
+        (dns(&["x.net", "y.net"]), &none, true),
+        (dns(&["x.net", "y.net"]), &empty, false),
+        (dns(&["x.net", "192.0.2.1"]), &none, false),
+        (dns(&[]), &none, true),
+        (written(&[]), &none, false),
+    ] {
+        let desired = built(&snapshot([entry.clone()]), answers);
+        assert_eq!(desired.unresolved.contains(&Scope::Mesh), is_unresolved, "{:?}", entry.endpoints);
+    }
+}

@@ -1,0 +1,225 @@
+//! What holds for any entries.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HOSTS: [&str; 4] = ["a.com", "b.com", "c.com", "*.w.com"];
+const NAMESPACES: [&str; 3] = ["one", "two", "three"];
+const NAMES: [&str; 3] = ["x.net", "y.net", "a.com"];
+
+fn export_to() -> impl Strategy<Value = ExportTo> {
+    let list = prop::sample::subsequence(NAMESPACES.to_vec(), 1..=2);
+    let list = list.prop_map(|l| ExportTo::Namespaces(l.into_iter().map(Namespace::new).collect()));
+    prop_oneof![3 => Just(ExportTo::All), 1 => Just(ExportTo::Nobody), 2 => list]
+}
+
+fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+    let address = prop_oneof![
+        (1u8..4).prop_map(|n| format!("10.0.0.{n}")),
+        (1u8..3).prop_map(|n| format!("fd00::{n}")),
+        prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned),
+    ];
+    (address, 1u32..4).prop_map(|(address, weight)| Endpoint { weight, ..endpoint(&address) })
+}
+
+fn any_entry() -> impl Strategy<Value = Entry> {
+    let place = (prop::sample::select(NAMESPACES.to_vec()), 0u8..3, prop::option::of(1i64..4));
+    let hosts = prop::sample::subsequence(HOSTS.to_vec(), 1..=2);
+    let addresses = prop::sample::subsequence(vec!["1.2.3.4/32", "fd01::1/128", "240.240.0.2/32"], 0..=2);
+    let resolution = prop::sample::select(vec![
+        Resolution::None,
+        Resolution::Static,
+        Resolution::Dns,
+        Resolution::DnsRoundRobin,
+    ]);
+    let ports = prop::sample::subsequence(vec![80u16, 81, 82], 1..=3);
+    let endpoints = prop::collection::vec(any_endpoint(), 0..3);
+    let addresses = prop_oneof![2 => Just(Vec::new()), 1 => addresses];
+    (place, hosts, addresses, resolution, ports, endpoints, export_to(), any::<bool>(), any::<bool>())
+        .prop_map(
+            |(
+                (namespace, name, age),
+                hosts,
+                addresses,
+                resolution,
+                ports,
+                endpoints,
+                export_to,
+                allocate,
+                selects,
+            )| {
+                with(entry(&format!("{namespace}/e{name}"), 0, "-"), |e| {
+                    e.created = age.map(|s| Timestamp::from_second(s).expect("a time"));
+                    e.hosts = hosts.into_iter().map(HostName::new).collect();
+                    e.addresses = addresses.into_iter().map(|a| a.parse().expect("a network")).collect();
+                    e.resolution = resolution;
+                    e.ports = ports.into_iter().map(|p| port(p, &format!("p{p}"))).collect();
+                    e.export_to = export_to;
+                    e.may_allocate = allocate;
+                    if selects {
+                        e.workload_selector = Some([("app".into(), "a".into())].into());
+                    } else {
+                        e.endpoints = endpoints;
+                    }
+                })
+            },
+        )
+}
+
+fn any_workload() -> impl Strategy<Value = Workload> {
+    let place = (prop::sample::select(NAMESPACES.to_vec()), 0u8..2);
+    (place, prop::sample::select(vec!["a", "b"]), any_endpoint()).prop_map(|((namespace, name), app, at)| {
+        Workload { endpoint: at, ..workload(&format!("{namespace}/w{name}"), &[("app", app)], "10.9.9.9") }
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Entry(Entry),
+    Workload(Workload),
+    /// Removes one of the objects that are there.
+    Remove(prop::sample::Index),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => any_entry().prop_map(Step::Entry),
+        1 => any_workload().prop_map(Step::Workload),
+        2 => any::<prop::sample::Index>().prop_map(Step::Remove),
+    ];
+    prop::collection::vec(step, 1..20)
+}
+
+fn answers() -> Resolved {
+    resolved(&[("x.net", &["10.1.0.2", "10.1.0.1", "fd02::1"]), ("y.net", &[])])
+}
+
+/// Takes a step; returns the hosts that it touches.
+fn take(snapshot: &mut Snapshot, objects: &mut Vec<ObjectRef>, step: &Step) -> BTreeSet<HostName> {
+    match step {
+        Step::Entry(entry) => {
+            objects.retain(|o| *o != entry.object);
+            objects.push(entry.object.clone());
+            snapshot.apply_entry(Arc::new(entry.clone()))
+        }
+        Step::Workload(workload) => {
+            objects.retain(|o| *o != workload.object);
+            objects.push(workload.object.clone());
+            snapshot.apply_workload(Arc::new(workload.clone()))
+        }
+        Step::Remove(_) if objects.is_empty() => BTreeSet::new(),
+        Step::Remove(index) => {
+            let object = objects.remove(index.index(objects.len()));
+            snapshot.remove(&object)
+        }
+    }
+}
+
+fn keys(desired: &Desired) -> Keys {
+    let mut keys = Keys::default();
+    desired.hosts().for_each(|(_, host)| keys.extend(host.tables.clone().into_keys()));
+    keys
+}
+
+fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables) {
+    let mut desired = Desired::default();
+    for name in snapshot.hosts() {
+        desired.set(name, Some(host(snapshot, &answers(), pool.get(name), name)));
+    }
+    let rows = desired.rows(&keys(&desired));
+    (desired, rows)
+}
+
+/// Allocates by age, as the agent does.
+fn allocate(snapshot: &Snapshot) -> VipPool {
+    let mut pool = VipPool::new(VipRanges::default());
+    let mut hosts: Vec<_> = snapshot.hosts().filter(|h| needs_vip(snapshot, h)).collect();
+    hosts.sort_by_cached_key(|h| (snapshot.entries_of(h).first().map(|e| (e.created, e.object.clone())), *h));
+    for host in hosts {
+        pool.ensure(host, Timestamp::UNIX_EPOCH, |a| snapshot.is_written(a)).expect("there is room");
+    }
+    pool
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_arrival_does_not_matter(entries in prop::collection::vec(any_entry(), 1..8), seed in any::<u64>()) {
+        // One object once; what a later one of the same name says is an update.
+        let mut seen = BTreeSet::new();
+        let entries: Vec<_> = entries.into_iter().filter(|e| seen.insert(e.object.clone())).collect();
+        let mut shuffled = entries.clone();
+        shuffled.sort_by_key(|e| {
+            use std::hash::{DefaultHasher, Hash, Hasher};
+            let mut hasher = DefaultHasher::new();
+            (seed, &e.object).hash(&mut hasher);
+            hasher.finish()
+        });
+        let (one, other) = (snapshot(entries), snapshot(shuffled));
+        let (pool_one, pool_other) = (allocate(&one), allocate(&other));
+        prop_assert_eq!(pool_one.iter().collect::<Vec<_>>(), pool_other.iter().collect::<Vec<_>>());
+        let ((one, rows_one), (other, rows_other)) = (build_all(&one, &pool_one), build_all(&other, &pool_other));
+        prop_assert_eq!(rows_one, rows_other);
+        prop_assert_eq!(one.hosts().collect::<Vec<_>>(), other.hosts().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn host_by_host_is_as_from_scratch_and_addresses_stay(steps in steps()) {
+        let mut snapshot = Snapshot::default();
+        let mut objects = Vec::new();
+        let mut pool = VipPool::new(VipRanges::default());
+        let mut desired = Desired::default();
+        let mut rows = Tables::default();
+        for step in &steps {
+            let before = pool.clone();
+            for name in take(&mut snapshot, &mut objects, step) {
+                if needs_vip(&snapshot, &name) {
+                    let ensured = pool.ensure(&name, Timestamp::UNIX_EPOCH, |a| snapshot.is_written(a));
+                    let ensured = ensured.expect("there is room");
+                    prop_assert!(before.get(&name).is_none_or(|had| *had == ensured), "the VIP of {} moved", name);
+                } else {
+                    pool.release(&name, Timestamp::UNIX_EPOCH);
+                }
+                let exists = !snapshot.entries_of(&name).is_empty();
+                let built = exists.then(|| host(&snapshot, &answers(), pool.get(&name), &name));
+                let touched = desired.set(&name, built);
+                // What is not touched keeps its rows.
+                let new = desired.rows(&touched);
+                rows.services.retain(|k, _| !touched.services.contains(k));
+                rows.frontends.retain(|k, _| !touched.frontends.contains(k));
+                rows.addresses.retain(|k, _| !touched.addresses.contains(k));
+                rows.services.extend(new.services);
+                rows.frontends.extend(new.frontends);
+                rows.addresses.extend(new.addresses);
+            }
+            let (scratch, expected) = build_all(&snapshot, &pool);
+            prop_assert_eq!(&rows, &expected);
+            prop_assert_eq!(desired.hosts().collect::<Vec<_>>(), scratch.hosts().collect::<Vec<_>>());
+            for (frontend, key) in &rows.frontends {
+                prop_assert!(rows.services.contains_key(key));
+                let address = Address { scope: frontend.scope.clone(), address: frontend.address };
+                prop_assert!(rows.addresses.contains_key(&address));
+            }
+            for (name, host) in desired.hosts() {
+                for (scope, view) in &host.names.views {
+                    for vip in &view.vips {
+                        let address = Address { scope: scope.clone(), address: *vip };
+                        prop_assert!(rows.addresses.contains_key(&address), "{} answers an address that is not known", name);
+                    }
+                }
+            }
+        }
+        for object in objects {
+            for name in snapshot.remove(&object) {
+                desired.set(&name, None.or_else(|| {
+                    let exists = !snapshot.entries_of(&name).is_empty();
+                    exists.then(|| host(&snapshot, &answers(), pool.get(&name), &name))
+                }));
+            }
+        }
+        prop_assert_eq!(desired.hosts().count(), 0);
+        prop_assert_eq!(build_all(&snapshot, &pool).1, Tables::default());
+    }
+}

@@ -1,0 +1,90 @@
+//! Any tables become any others.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    desired::Scope,
+    model::{HostName, Kind, Namespace, ObjectRef, Transport},
+};
+
+fn service_key(n: u8) -> ServiceKey {
+    let entry = ObjectRef { kind: Kind::ServiceEntry, namespace: Namespace::default(), name: "e".into() };
+    ServiceKey { host: HostName::new(&format!("{n}.com")), entry, port: 80 }
+}
+
+fn scope() -> impl Strategy<Value = Scope> {
+    prop_oneof![Just(Scope::Mesh), Just(Scope::Namespace(Namespace::new("one")))]
+}
+
+/// Tables in which every frontend has its service.
+pub(crate) fn any_tables() -> impl Strategy<Value = Tables> {
+    let backends = prop::collection::btree_map((1u8..6, 1u16..3), 1u32..3, 0..4);
+    let services = prop::collection::btree_map(0u8..5, backends, 0..5);
+    let frontends = prop::collection::vec((scope(), 1u8..3, 80u16..83, any::<prop::sample::Index>()), 0..8);
+    let addresses = prop::collection::vec((scope(), 1u8..4, any::<bool>()), 0..5);
+    (services, frontends, addresses).prop_map(|(services, frontends, addresses)| {
+        let mut tables = Tables::default();
+        for (n, backends) in services {
+            let backends = backends.into_iter().map(|((host, port), weight)| {
+                let address = IpAddr::from([10, 0, 0, host]);
+                Backend { address, port, weight, source: address.to_string().into() }
+            });
+            tables.services.insert(service_key(n), backends.collect());
+        }
+        let keys: Vec<_> = tables.services.keys().cloned().collect();
+        if !keys.is_empty() {
+            for (scope, n, port, service) in frontends {
+                let address = IpAddr::from([240, 240, 0, n]);
+                let frontend = Frontend { scope, address, port, transport: Transport::Tcp };
+                tables.frontends.insert(frontend, keys[service.index(keys.len())].clone());
+            }
+        }
+        for (scope, n, refuse) in addresses {
+            let unlisted = if refuse { Unlisted::Refuse } else { Unlisted::Pass };
+            tables.addresses.insert(Address { scope, address: IpAddr::from([240, 240, 0, n]) }, unlisted);
+        }
+        tables
+    })
+}
+
+proptest! {
+    #[test]
+    fn applying_the_difference_gives_what_is_desired(actual in any_tables(), desired in any_tables()) {
+        let ops = diff(&actual, &desired);
+        let mut tables = actual.clone();
+        for op in &ops {
+            tables.apply(op);
+            // At every step each frontend has its service.
+            let used: BTreeSet<_> = tables.frontends.values().collect();
+            prop_assert!(used.iter().all(|key| tables.services.contains_key(key)), "after {op:?}");
+        }
+        prop_assert_eq!(&tables, &desired);
+        prop_assert!(diff(&desired, &tables).is_empty());
+
+        // No operation is for nothing.
+        for op in &ops {
+            let mut same = actual.clone();
+            same.apply(op);
+            prop_assert_ne!(&same, &actual, "{:?}", op);
+        }
+    }
+
+    #[test]
+    fn what_stays_is_never_missing(actual in any_tables(), desired in any_tables()) {
+        let mut tables = actual.clone();
+        for op in diff(&actual, &desired) {
+            tables.apply(&op);
+            for frontend in actual.frontends.keys().filter(|f| desired.frontends.contains_key(f)) {
+                prop_assert!(tables.frontends.contains_key(frontend));
+            }
+            // A port is refused only when it was or will be: the address is known before its frontend only if it was.
+            for frontend in desired.frontends.keys().filter(|f| !tables.frontends.contains_key(f)) {
+                let address = Address { scope: frontend.scope.clone(), address: frontend.address };
+                prop_assert_eq!(tables.addresses.get(&address), actual.addresses.get(&address));
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `tests/scenarios/*.yaml`: objects and DNS answers in one file with what must come of them, in any order of arrival.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
+use serde::Deserialize;
+
+use super::*;
+
+/// One file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scenario {
+    /// The objects, as a user writes them.
+    objects: String,
+    /// The answers: name -> addresses. A name that is not here is never answered.
+    #[serde(default)]
+    dns: BTreeMap<String, Vec<String>>,
+    expect: Expect,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expect {
+    /// `SCOPE ADDRESS:PORT TRANSPORT -> BACKEND…`; a backend's weight is written unless it is 1.
+    #[serde(default)]
+    frontends: Vec<String>,
+    /// Namespace -> name -> the addresses that a client of it is answered; none: it is left to the resolver.
+    names: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// Object -> the reasons why it is rejected.
+    #[serde(default)]
+    rejected: BTreeMap<String, Vec<String>>,
+    /// The names that are resolved.
+    #[serde(default)]
+    resolved: Vec<String>,
+}
+
+#[test]
+fn every_scenario_ends_as_it_says_in_any_order_and_leaves_nothing() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios");
+    let mut files: Vec<_> =
+        fs::read_dir(folder).expect("the folder of scenarios").map(|f| f.expect("a file").path()).collect();
+    files.sort();
+    assert!(files.len() >= 12, "only {} scenarios were found", files.len());
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a scenario");
+        let name = file.file_stem().expect("a name").to_string_lossy();
+        let scenario: Scenario = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut objects = objects(&scenario.objects);
+        scenario.run(&objects, &format!("{name}, as written"));
+        scenario.run_one_by_one(&objects);
+        objects.reverse();
+        scenario.run(&objects, &format!("{name}, reversed"));
+        scenario.run_one_by_one(&objects);
+        for seed in 0..5 {
+            objects.shuffle(&mut SmallRng::seed_from_u64(seed));
+            scenario.run(&objects, &format!("{name}, shuffled with {seed}"));
+        }
+    }
+}
+
+impl Scenario {
+    /// All objects are told before the first step, as at start.
+    fn run(&self, objects: &[Object], what: &str) {
+        let mut node = Node::new();
+        for object in objects {
+            node.reconciler.event(Event::Apply(object.clone()));
+        }
+        node.reconciler.event(Event::Synced);
+        node.step_if_dirty();
+        self.answer(&mut node);
+        self.check(&node, what);
+        // In the same order: what came first goes first.
+        for object in objects {
+            node.reconciler.event(Event::Delete(object.object_ref()));
+        }
+        node.step_if_dirty();
+        self.check_gone(&node, what);
+    }
+
+    /// A step for each object: addresses depend on the order, but all must go well and nothing be left.
+    fn run_one_by_one(&self, objects: &[Object]) {
+        let mut node = Node::new();
+        for object in objects {
+            node.reconciler.event(Event::Apply(object.clone()));
+            node.step_if_dirty();
+            self.answer(&mut node);
+        }
+        assert_eq!(node.frontends().is_empty(), self.expect.frontends.is_empty());
+        for object in objects.iter().rev() {
+            node.reconciler.event(Event::Delete(object.object_ref()));
+            node.step_if_dirty();
+        }
+        self.check_gone(&node, "one by one");
+    }
+
+    fn answer(&self, node: &mut Node) {
+        for name in node.wanted.clone() {
+            if let Some(addresses) = self.dns.get(name.as_str()) {
+                let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+                node.answer(name.as_str(), &addresses);
+                node.step_if_dirty();
+            }
+        }
+    }
+
+    fn check(&self, node: &Node, what: &str) {
+        let mut frontends = self.expect.frontends.clone();
+        frontends.sort();
+        assert_eq!(node.frontends(), frontends, "{what}: frontends");
+        assert_eq!(
+            node.reconciler.sink().maps().frontends().count(),
+            frontends.len(),
+            "{what}: frontends in the maps"
+        );
+        for (namespace, names) in &self.expect.names {
+            for (name, addresses) in names {
+                assert_eq!(node.query(namespace, name), *addresses, "{what}: {name} in {namespace}");
+            }
+        }
+        let rejected: BTreeMap<_, Vec<_>> = node
+            .reconciler
+            .report()
+            .objects()
+            .filter(|(_, said)| !said.errors.is_empty())
+            .map(|(object, said)| {
+                let reasons = said.errors.iter().map(|e| e.reason.to_owned()).collect();
+                (format!("{}/{}", object.namespace, object.name), reasons)
+            })
+            .collect();
+        assert_eq!(rejected, self.expect.rejected, "{what}: rejected");
+        let resolved: Vec<_> = node.wanted.iter().map(ToString::to_string).collect();
+        assert_eq!(resolved, self.expect.resolved, "{what}: resolved names");
+        assert_eq!(node.failures(), [], "{what}");
+    }
+
+    fn check_gone(&self, node: &Node, what: &str) {
+        node.assert_empty();
+        for (namespace, names) in &self.expect.names {
+            for name in names.keys() {
+                assert!(
+                    node.query(namespace, name).is_empty(),
+                    "{what}: {name} is still answered in {namespace}"
+                );
+            }
+        }
+    }
+}
+
+impl Node {
+    fn step_if_dirty(&mut self) {
+        if self.reconciler.is_dirty() {
+            self.step();
+        }
+    }
+}

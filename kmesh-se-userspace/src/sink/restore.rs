@@ -1,0 +1,204 @@
+//! Takes over maps that an earlier agent filled.
+//!
+//! In: what the maps hold. Out: a sink that knows which ids are in use, with the rows in `actual` under stand-in names until
+//! the desired rows claim them. Never: a change to a row; what nobody claims goes by the next diff.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use kmesh_se_common::{
+    addr,
+    maps::{self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT, Workload},
+};
+
+use super::{BackendId, Capacities, Enrolment, MapError, Maps, ScopeId, ServiceIds, Sink};
+use crate::{
+    desired::{Address, Backend, Frontend, Scope, ServiceKey, Tables, Unlisted},
+    model::{HostName, Kind, Namespace, ObjectRef, Transport},
+};
+
+/// Everything that the maps hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the content of the map of that name")]
+pub struct Contents {
+    pub frontends: Vec<(FrontendKey, u32)>,
+    pub addresses: Vec<(AddressKey, maps::Address)>,
+    /// The services with slots.
+    pub services: BTreeMap<u32, Service>,
+    /// The slots of those services.
+    pub slots: BTreeMap<u32, maps::Slot>,
+    /// The backends of those slots.
+    pub backends: BTreeMap<u32, maps::Backend>,
+    pub workloads: Vec<(u64, Workload)>,
+}
+
+impl<M: Maps> Sink<M> {
+    /// A sink over maps that an earlier agent may have filled. `scopes` are the ids that it gave to namespaces; `levels` are
+    /// the depths of the cgroups that still exist, and the enrolments of others are removed.
+    ///
+    /// # Errors
+    /// The maps cannot be read or written.
+    pub fn restore(
+        maps: M,
+        capacities: Capacities,
+        scopes: &BTreeMap<Namespace, u32>,
+        levels: &BTreeMap<u64, u8>,
+    ) -> Result<Self, MapError> {
+        let contents = maps.contents()?;
+        let mut sink = Self::new(maps, capacities);
+        for (namespace, id) in scopes {
+            sink.scopes.insert(namespace.clone(), ScopeId { id: *id, rows: 0 });
+        }
+        let namespaces: HashMap<u32, Scope> =
+            scopes.iter().map(|(namespace, id)| (*id, Scope::Namespace(namespace.clone()))).collect();
+        let scope = |id: u32| if id == SCOPE_MESH { Some(Scope::Mesh) } else { namespaces.get(&id).cloned() };
+        sink.restore_services(&contents);
+        for (key, service) in &contents.frontends {
+            sink.restore_frontend(*key, *service, scope(key.scope))?;
+        }
+        for (key, address) in &contents.addresses {
+            sink.restore_address(*key, *address, scope(key.scope))?;
+        }
+        for (cgroup, workload) in &contents.workloads {
+            sink.restore_workload(*cgroup, workload, scope(workload.scope), levels.get(cgroup))?;
+        }
+        // Half-made services of an agent that was killed have no frontend; the first settling frees them.
+        let unreachable: Vec<ServiceKey> =
+            sink.services.keys().filter(|key| !sink.actual.services.contains_key(key)).cloned().collect();
+        unreachable.iter().try_for_each(|key| sink.remove_service(key))?;
+        sink.settle()?;
+        let levels = sink.levels(None);
+        sink.write_levels(&levels)?;
+        Ok(sink)
+    }
+
+    fn restore_services(&mut self, contents: &Contents) {
+        for (id, word) in &contents.services {
+            self.service_ids.reserve(*id, 1);
+            self.slot_ids.reserve(word.slot_base, word.slot_count());
+            let slots = (0..word.slot_count()).filter_map(|i| contents.slots.get(&(word.slot_base + i)));
+            let ids: BTreeSet<u32> = slots.flat_map(|slot| [slot.backend, slot.alias]).collect();
+            let mut places = Vec::new();
+            for backend_id in ids {
+                let Some(backend) = contents.backends.get(&backend_id) else { continue };
+                let place = (addr::to_ip(backend.addr), backend.port);
+                self.backend_ids.reserve(backend_id, 1);
+                self.backends.entry(place).or_insert(BackendId { id: backend_id, users: 0 }).users += 1;
+                places.push(place);
+            }
+            let ids = ServiceIds { id: *id, slots: *word, backends: places, frontends: 0 };
+            self.services.insert(stand_in(*id), ids);
+        }
+    }
+
+    fn restore_frontend(
+        &mut self,
+        key: FrontendKey,
+        service: u32,
+        scope: Option<Scope>,
+    ) -> Result<(), MapError> {
+        // A namespace whose id is not known any more: nobody can be shown this row, so it goes.
+        let Some(scope) = scope else { return self.maps.remove_frontend(key) };
+        let transport = if key.proto == 17 { Transport::Udp } else { Transport::Tcp };
+        let frontend = Frontend { scope, address: addr::to_ip(key.addr), port: key.port, transport };
+        let stand_in = stand_in(service);
+        if !self.services.contains_key(&stand_in) {
+            // A service without backends has no slots, so its word did not tell of it.
+            self.service_ids.reserve(service, 1);
+            let ids = ServiceIds { id: service, slots: Service::EMPTY, backends: Vec::new(), frontends: 0 };
+            self.services.insert(stand_in.clone(), ids);
+        }
+        let places = self.services.get(&stand_in).map(|s| s.backends.as_slice()).unwrap_or_default();
+        self.actual.services.insert(stand_in.clone(), places.iter().map(unnamed).collect());
+        self.count_row(&frontend.scope);
+        self.count_frontend(&stand_in, 1);
+        self.actual.frontends.insert(frontend, stand_in);
+        Ok(())
+    }
+
+    fn restore_address(
+        &mut self,
+        key: AddressKey,
+        address: maps::Address,
+        scope: Option<Scope>,
+    ) -> Result<(), MapError> {
+        let Some(scope) = scope else { return self.maps.remove_address(key) };
+        let unlisted = if address.unlisted == UNLISTED_REFUSE { Unlisted::Refuse } else { Unlisted::Pass };
+        self.count_row(&scope);
+        self.actual.addresses.insert(Address { scope, address: addr::to_ip(key.addr) }, unlisted);
+        Ok(())
+    }
+
+    fn restore_workload(
+        &mut self,
+        cgroup: u64,
+        workload: &Workload,
+        scope: Option<Scope>,
+        level: Option<&u8>,
+    ) -> Result<(), MapError> {
+        let namespace = match scope {
+            _ if workload.flags & WORKLOAD_EXEMPT != 0 => Some(None),
+            Some(Scope::Namespace(namespace)) => Some(Some(namespace)),
+            _ => None,
+        };
+        let (Some(namespace), Some(level)) = (namespace, level) else {
+            self.limbo.hash_elements = true;
+            return self.maps.remove_workload(cgroup);
+        };
+        let enrolment = Enrolment { level: *level, namespace, dns_port: workload.dns_port };
+        self.workloads.insert(cgroup, (workload.id, enrolment));
+        self.next_workload = self.next_workload.max(workload.id + 1);
+        Ok(())
+    }
+
+    fn count_row(&mut self, scope: &Scope) {
+        if let Scope::Namespace(namespace) = scope
+            && let Some(entry) = self.scopes.get_mut(namespace)
+        {
+            entry.rows += 1;
+        }
+    }
+
+    /// Gives restored services the names that the desired rows have for them, so that they keep their ids: a service is the one
+    /// that its frontends lead to.
+    pub fn adopt(&mut self, desired: &Tables) {
+        let mut frontends_of: HashMap<ServiceKey, Vec<Frontend>> = HashMap::new();
+        for (frontend, key) in self.actual.frontends.iter().filter(|(_, key)| is_stand_in(key)) {
+            frontends_of.entry(key.clone()).or_default().push(frontend.clone());
+        }
+        for (frontend, key) in &desired.frontends {
+            let Some(stand_in) = self.actual.frontends.get(frontend).cloned() else { continue };
+            if self.services.contains_key(key) {
+                continue;
+            }
+            let Some(frontends) = frontends_of.remove(&stand_in) else { continue };
+            if let Some(ids) = self.services.remove(&stand_in) {
+                self.services.insert(key.clone(), ids);
+            }
+            if let Some(backends) = self.actual.services.remove(&stand_in) {
+                self.actual.services.insert(key.clone(), backends);
+            }
+            for frontend in frontends {
+                self.actual.frontends.insert(frontend, key.clone());
+            }
+        }
+    }
+}
+
+/// The name of a restored service until the desired rows claim it. No object has an empty namespace.
+fn stand_in(id: u32) -> ServiceKey {
+    let entry =
+        ObjectRef { kind: Kind::ServiceEntry, namespace: Namespace::new(""), name: id.to_string().into() };
+    ServiceKey { host: HostName::new("restored"), entry, port: 0 }
+}
+
+fn is_stand_in(key: &ServiceKey) -> bool {
+    key.entry.namespace.as_str().is_empty()
+}
+
+/// A backend whose weight and source the maps do not tell: different from every desired one, so it is written anew.
+fn unnamed(place: &(IpAddr, u16)) -> Backend {
+    Backend { address: place.0, port: place.1, weight: 0, source: "".into() }
+}

@@ -1,0 +1,111 @@
+//! Full maps.
+
+use super::*;
+use crate::model::{HostName, Kind, ObjectRef};
+
+/// Service `n` with `backends` of its own, one frontend and one address.
+fn rows(n: u8, backends: u8) -> Tables {
+    let entry = ObjectRef { kind: Kind::ServiceEntry, namespace: Namespace::default(), name: "e".into() };
+    let key = ServiceKey { host: HostName::new(&format!("{n}.com")), entry, port: 80 };
+    let address = IpAddr::from([240, 240, 0, n]);
+    let frontend = Frontend { scope: Scope::Mesh, address, port: 80, transport: Transport::Tcp };
+    let backends = (0..backends).map(|b| Backend {
+        address: IpAddr::from([10, 0, n, b]),
+        port: 80,
+        weight: 1,
+        source: "".into(),
+    });
+    Tables {
+        services: [(key.clone(), backends.collect())].into(),
+        frontends: [(frontend, key)].into(),
+        addresses: [(Address { scope: Scope::Mesh, address }, Unlisted::Refuse)].into(),
+    }
+}
+
+fn all(tables: impl IntoIterator<Item = Tables>) -> Tables {
+    let mut sum = Tables::default();
+    for one in tables {
+        sum.services.extend(one.services);
+        sum.frontends.extend(one.frontends);
+        sum.addresses.extend(one.addresses);
+    }
+    sum
+}
+
+#[test]
+fn what_does_not_fit_is_told_and_fits_when_others_go() {
+    let full = |map, capacity, flag| MapError::Full { map, capacity, flag };
+    for (capacities, errors) in [
+        (Capacities { frontends: 2, ..roomy() }, vec![full("kmse_frontend", 2, "frontends")]),
+        (Capacities { addresses: 2, ..roomy() }, vec![full("kmse_address", 2, "addresses")]),
+        (
+            Capacities { services: 2, ..roomy() },
+            vec![full("kmse_service", 2, "services"), MapError::NoService],
+        ),
+        (Capacities { slots: 5, ..roomy() }, vec![full("kmse_slot", 5, "slots"), MapError::NoService]),
+        (
+            Capacities { backends: 5, ..roomy() },
+            vec![full("kmse_backend", 5, "backends"), MapError::NoService],
+        ),
+    ] {
+        let mut sink = Sink::new(MemoryMaps::new(capacities), capacities);
+        sink.enrol(1, in_namespace("one")).expect("there is room");
+        let met = |sink: &Sink<MemoryMaps>, n| sink.maps.connect(1, IpAddr::from([240, 240, 0, n]), 80, TCP);
+        let tables = all([rows(1, 2), rows(2, 2), rows(3, 2)]);
+        let failures = sink.apply(diff(&sink.actual, &tables));
+        assert_eq!(failures.into_iter().map(|f| f.error).collect::<Vec<_>>(), errors);
+        assert!(
+            matches!(met(&sink, 1), Outcome::Backends(_)) && matches!(met(&sink, 2), Outcome::Backends(_))
+        );
+
+        // The one that goes makes room in the same step.
+        let tables = all([rows(2, 2), rows(3, 2)]);
+        assert_eq!(sink.apply(diff(&sink.actual, &tables)), [], "{errors:?}");
+        assert!(
+            matches!(met(&sink, 2), Outcome::Backends(_)) && matches!(met(&sink, 3), Outcome::Backends(_))
+        );
+        assert_eq!(met(&sink, 1), Outcome::Passes);
+    }
+}
+
+#[test]
+fn a_change_that_does_not_fit_leaves_the_service_as_it_was() {
+    let capacities = Capacities { slots: 4, ..roomy() };
+    let mut sink = Sink::new(MemoryMaps::new(capacities), capacities);
+    sink.enrol(1, in_namespace("one")).expect("there is room");
+    assert_eq!(sink.apply(diff(&sink.actual, &rows(1, 3))), []);
+    let before = sink.usage();
+    let failures = sink.apply(diff(&sink.actual, &rows(1, 2)));
+    assert_eq!(failures.len(), 1, "a change needs room for the old and the new run");
+    assert_eq!(sink.actual, rows(1, 3));
+    assert_eq!(sink.usage(), before);
+    let Outcome::Backends(found) = sink.maps.connect(1, IpAddr::from([240, 240, 0, 1]), 80, TCP) else {
+        panic!("it still works");
+    };
+    assert_eq!(found.len(), 3);
+}
+
+#[test]
+fn services_share_their_backends() {
+    let mut sink = Sink::new(MemoryMaps::new(roomy()), roomy());
+    let (one, mut two) = (rows(1, 3), rows(2, 0));
+    let shared = one.services.values().next().cloned().expect("a service");
+    two.services.values_mut().for_each(|backends| backends.clone_from(&shared));
+    assert_eq!(sink.apply(diff(&sink.actual, &all([one.clone(), two]))), []);
+    let used = |sink: &Sink<MemoryMaps>, map| sink.usage().iter().find(|u| u.name == map).map(|u| u.used);
+    assert_eq!((used(&sink, "kmse_backend"), used(&sink, "kmse_slot")), (Some(3), Some(6)));
+    assert_eq!(sink.apply(diff(&sink.actual, &one)), []);
+    assert_eq!((used(&sink, "kmse_backend"), used(&sink, "kmse_slot")), (Some(3), Some(3)));
+}
+
+#[test]
+fn a_step_waits_for_readers_a_few_times_and_not_for_every_row() {
+    let mut sink = Sink::new(MemoryMaps::new(Capacities::default()), Capacities::default());
+    let many = |backends| all((0..200).map(|n| rows(n, backends)));
+    assert_eq!(sink.apply(diff(&sink.actual, &many(2))), []);
+    assert_eq!(sink.maps.waits, 0, "nothing is freed");
+    assert_eq!(sink.apply(diff(&sink.actual, &many(3))), []);
+    assert_eq!(sink.maps.waits, 1);
+    assert_eq!(sink.apply(diff(&sink.actual, &Tables::default())), []);
+    assert_eq!(sink.maps.waits, 2);
+}

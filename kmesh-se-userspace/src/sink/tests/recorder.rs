@@ -1,0 +1,238 @@
+//! Maps that look after every write whether a client could have been misled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// What a look-up passes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Element {
+    Service(u32),
+    Slot(u32),
+    Backend(u32),
+}
+
+/// The maps in memory with their raw elements beside them.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    pub(super) memory: MemoryMaps,
+    /// Every wrong that was seen.
+    pub(super) wrong: Vec<String>,
+    frontends: BTreeMap<FrontendKey, u32>,
+    addresses: BTreeSet<AddressKey>,
+    services: BTreeMap<u32, Service>,
+    slots: BTreeMap<u32, maps::Slot>,
+    backends: BTreeMap<u32, maps::Backend>,
+    /// What each frontend may lead to.
+    allowed: BTreeMap<FrontendKey, BTreeSet<(IpAddr, u16)>>,
+    /// What some frontend led through since the last grace period: a reader may still be there.
+    read: BTreeSet<Element>,
+    /// The hash maps with elements that were freed since then.
+    freed: BTreeSet<&'static str>,
+    fail_at: BTreeSet<u32>,
+    writes: u32,
+}
+
+impl Recorder {
+    pub(super) fn new(capacities: Capacities) -> Self {
+        Self {
+            memory: MemoryMaps::new(capacities),
+            wrong: Vec::new(),
+            frontends: BTreeMap::new(),
+            addresses: BTreeSet::new(),
+            services: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            allowed: BTreeMap::new(),
+            read: BTreeSet::new(),
+            freed: BTreeSet::new(),
+            fail_at: BTreeSet::new(),
+            writes: 0,
+        }
+    }
+
+    /// Lets each frontend lead to what any of `states` says.
+    pub(super) fn allow(&mut self, states: &[Tables]) {
+        self.allowed.clear();
+        for (frontend, key, tables) in
+            states.iter().flat_map(|tables| tables.frontends.iter().map(move |(f, k)| (f, k, tables)))
+        {
+            let key_in_map = FrontendKey {
+                scope: u32::from(frontend.scope != Scope::Mesh),
+                addr: addr::from_ip(frontend.address),
+                port: frontend.port,
+                proto: TCP,
+                _pad: 0,
+            };
+            let allowed = self.allowed.entry(key_in_map).or_default();
+            // The service may change under the frontend before the frontend changes.
+            for tables in states {
+                allowed.extend(tables.services.get(key).into_iter().flatten().map(|b| (b.address, b.port)));
+            }
+            allowed.extend(tables.services[key].iter().map(|b| (b.address, b.port)));
+        }
+    }
+
+    /// Makes the writes with these numbers fail, counted from now.
+    pub(super) fn fail_at(&mut self, numbers: &BTreeSet<u32>) {
+        self.writes = 0;
+        self.fail_at.clone_from(numbers);
+    }
+
+    fn count(&mut self) -> Result<(), MapError> {
+        let number = self.writes;
+        self.writes += 1;
+        if self.fail_at.contains(&number) {
+            return Err(MapError::Sys {
+                map: "kmse_test",
+                call: "write",
+                error: "as the test wants".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// An element is about to be written.
+    fn writing(&mut self, element: Element) {
+        if self.read.contains(&element) {
+            self.wrong.push(format!("{element:?} is written while a reader may be there"));
+        }
+    }
+
+    fn inserting(&mut self, map: &'static str) {
+        if self.freed.contains(map) {
+            self.wrong.push(format!("{map}: an element that is still being read may be used again"));
+        }
+    }
+
+    /// After each write: where does each frontend lead?
+    fn check(&mut self) {
+        for (key, service) in &self.frontends {
+            self.read.insert(Element::Service(*service));
+            let Some(run) = self.services.get(service) else {
+                self.wrong.push(format!("{key:?} leads to service {service}, which was never written"));
+                continue;
+            };
+            for slot in run.slot_base..run.slot_base + run.slot_count() {
+                self.read.insert(Element::Slot(slot));
+                let Some(found) = self.slots.get(&slot) else {
+                    self.wrong.push(format!("{key:?} leads to slot {slot}, which was never written"));
+                    continue;
+                };
+                for id in [found.backend, found.alias] {
+                    self.read.insert(Element::Backend(id));
+                    let place = self.backends.get(&id).map(|b| (addr::to_ip(b.addr), b.port));
+                    if !place.is_some_and(|p| self.allowed.get(key).is_some_and(|a| a.contains(&p))) {
+                        self.wrong.push(format!("{key:?} leads to backend {id}: {place:?}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Maps for Recorder {
+    fn set_backend(&mut self, id: u32, backend: maps::Backend) -> Result<(), MapError> {
+        self.count()?;
+        self.writing(Element::Backend(id));
+        self.backends.insert(id, backend);
+        self.memory.set_backend(id, backend)?;
+        self.check();
+        Ok(())
+    }
+
+    fn set_slot(&mut self, id: u32, slot: maps::Slot) -> Result<(), MapError> {
+        self.count()?;
+        self.writing(Element::Slot(id));
+        self.slots.insert(id, slot);
+        self.memory.set_slot(id, slot)?;
+        self.check();
+        Ok(())
+    }
+
+    fn set_service(&mut self, id: u32, service: Service) -> Result<(), MapError> {
+        self.count()?;
+        // The service's own store may come at any time; see `reset_service_count`.
+        self.services.insert(id, service);
+        self.memory.set_service(id, service)?;
+        self.check();
+        Ok(())
+    }
+
+    fn reset_service_count(&mut self, id: u32) -> Result<(), MapError> {
+        self.count()?;
+        // A new service takes this id.
+        self.writing(Element::Service(id));
+        Ok(())
+    }
+
+    fn insert_frontend(&mut self, key: FrontendKey, service: u32) -> Result<(), MapError> {
+        self.count()?;
+        self.inserting("frontend");
+        self.memory.insert_frontend(key, service)?;
+        if self.frontends.insert(key, service).is_some() {
+            self.freed.insert("frontend");
+        }
+        self.check();
+        Ok(())
+    }
+
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError> {
+        self.count()?;
+        self.frontends.remove(&key);
+        self.freed.insert("frontend");
+        self.memory.remove_frontend(key)?;
+        self.check();
+        Ok(())
+    }
+
+    fn insert_address(&mut self, key: AddressKey, address: maps::Address) -> Result<(), MapError> {
+        self.count()?;
+        self.inserting("address");
+        self.memory.insert_address(key, address)?;
+        if !self.addresses.insert(key) {
+            self.freed.insert("address");
+        }
+        Ok(())
+    }
+
+    fn remove_address(&mut self, key: AddressKey) -> Result<(), MapError> {
+        self.count()?;
+        self.freed.insert("address");
+        self.addresses.remove(&key);
+        self.memory.remove_address(key)
+    }
+
+    fn insert_workload(&mut self, cgroup: u64, workload: Workload) -> Result<(), MapError> {
+        self.count()?;
+        self.inserting("workload");
+        if self.memory.workload(cgroup).is_some() {
+            self.freed.insert("workload");
+        }
+        self.memory.insert_workload(cgroup, workload)
+    }
+
+    fn remove_workload(&mut self, cgroup: u64) -> Result<(), MapError> {
+        self.count()?;
+        self.freed.insert("workload");
+        self.memory.remove_workload(cgroup)
+    }
+
+    fn set_levels(&mut self, levels: [u8; MAX_LEVELS]) -> Result<(), MapError> {
+        self.count()?;
+        self.memory.set_levels(levels)
+    }
+
+    fn contents(&self) -> Result<Contents, MapError> {
+        self.memory.contents()
+    }
+
+    fn wait_for_readers(&mut self) -> Result<(), MapError> {
+        self.count()?;
+        self.memory.wait_for_readers()?;
+        self.read.clear();
+        self.freed.clear();
+        self.check();
+        Ok(())
+    }
+}
