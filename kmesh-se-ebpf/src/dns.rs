@@ -20,10 +20,7 @@ pub(crate) fn listener(workload: &Workload, config: &Config, to: Endpoint) -> Op
     }
     // SAFETY: the value is read at once.
     let resolver = unsafe { RESOLVER.get(from_words(to.addr)) }?;
-    let addr = listener_addr(config, is_v4_mapped(&to.addr));
-    if addr[3] == 0 {
-        return None;
-    }
+    let addr = listener_addr(config, is_v4_mapped(&to.addr))?;
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     if now > config.heartbeat_ns + config.heartbeat_max_ns {
@@ -39,10 +36,16 @@ pub(crate) fn is_listener(workload: &Workload, config: &Config, to: Endpoint) ->
     workload.dns_port != 0
         && to.port >= config.dns_port_first
         && to.port <= config.dns_port_last
-        && to.addr == listener_addr(config, is_v4_mapped(&to.addr))
+        && listener_addr(config, is_v4_mapped(&to.addr)) == Some(to.addr)
 }
 
+/// The listener of a family, if there is one.
 #[inline(always)]
-fn listener_addr(config: &Config, v4: bool) -> [u32; 4] {
-    if v4 { [0, 0, V4_MAPPED_WORD, u32::from_ne_bytes(config.dns4)] } else { words(&config.dns6) }
+fn listener_addr(config: &Config, v4: bool) -> Option<[u32; 4]> {
+    let (word, v6) = (u32::from_ne_bytes(config.dns4), words(&config.dns6));
+    if v4 {
+        (word != 0).then_some([0, 0, V4_MAPPED_WORD, word])
+    } else {
+        (v6[0] | v6[1] | v6[2] | v6[3] != 0).then_some(v6)
+    }
 }

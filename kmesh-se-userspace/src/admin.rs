@@ -4,7 +4,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixListener as StdUnixListener},
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,7 @@ struct DumpOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// Another agent answers on the socket.
-    #[error("another agent already serves {}: stop it, or give this one its own --admin, --attach and --state", path.display())]
+    #[error("another agent already serves {}: stop it, start this one with --takeover, or give it its own --admin, --attach, --pin and --state", path.display())]
     InUse {
         /// The socket.
         path: PathBuf,
@@ -139,21 +139,81 @@ pub enum AdminError {
     },
 }
 
-/// The socket, open. Dropping it removes the file.
+/// The socket, open. Dropping it removes the file, unless another agent has it.
 #[derive(Debug)]
 pub struct AdminSocket {
-    listener: UnixListener,
-    _file: SocketFile,
+    listener: StdUnixListener,
+    file: SocketFile,
 }
 
-/// The path of a socket that is ours.
+/// The path of a socket.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    door: Door,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone already; there is nobody to tell.
-        drop(fs::remove_file(&self.0));
+        if *self.door.state.borrow() != DoorState::Away {
+            // It may be gone already; there is nobody to tell.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Says whether sockets are served: while one agent hands over to another, who asks waits for the one that goes on.
+#[derive(Clone, Debug)]
+pub struct Door {
+    state: watch::Sender<DoorState>,
+    /// Whether a request may be under way.
+    is_busy: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DoorState {
+    Open,
+    Closed,
+    /// Another agent serves, or will.
+    Away,
+}
+
+impl Door {
+    /// The sockets are this agent's.
+    #[must_use]
+    pub fn opened() -> Self {
+        Self::new(DoorState::Open)
+    }
+
+    /// The sockets are another agent's still.
+    #[must_use]
+    pub fn away() -> Self {
+        Self::new(DoorState::Away)
+    }
+
+    fn new(state: DoorState) -> Self {
+        Self { state: watch::Sender::new(state), is_busy: watch::Sender::new(false) }
+    }
+
+    /// Serves, from now on.
+    pub fn open(&self) {
+        self.state.send_replace(DoorState::Open);
+    }
+
+    /// Serves nobody for the moment.
+    pub fn close(&self) {
+        self.state.send_replace(DoorState::Closed);
+    }
+
+    /// Returns when all who came before the door was closed have their answers.
+    pub async fn left(&self) {
+        // This door lives as long as the call.
+        drop(self.is_busy.subscribe().wait_for(|is_busy| !is_busy).await);
+    }
+
+    /// Another agent has the sockets now.
+    pub fn hand_over(&self) {
+        self.state.send_replace(DoorState::Away);
     }
 }
 
@@ -162,11 +222,11 @@ impl AdminSocket {
     ///
     /// # Errors
     /// A living agent has it, or the path cannot be written.
-    pub async fn open(path: &Path) -> Result<Self, AdminError> {
+    pub async fn open(path: &Path, door: &Door) -> Result<Self, AdminError> {
         if UnixStream::connect(path).await.is_ok() {
             return Err(AdminError::InUse { path: path.to_owned() });
         }
-        let listen = || -> io::Result<UnixListener> {
+        let listen = || -> io::Result<StdUnixListener> {
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
             }
@@ -174,15 +234,37 @@ impl AdminSocket {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let listener = UnixListener::bind(path)?;
+            let listener = StdUnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
             Ok(listener)
         };
         let listener = listen().map_err(|error| AdminError::Listen { path: path.to_owned(), error })?;
-        Ok(Self { listener, _file: SocketFile(path.to_owned()) })
+        Ok(Self::adopt(listener, path, door))
     }
 
-    /// Serves until `shutdown`.
+    /// The socket at `path`, with which another agent listens.
+    #[must_use]
+    pub fn adopt(listener: StdUnixListener, path: &Path, door: &Door) -> Self {
+        Self { listener, file: SocketFile { path: path.to_owned(), door: door.clone() } }
+    }
+
+    /// The listening socket, once more.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn listener(&self) -> io::Result<StdUnixListener> {
+        self.listener.try_clone()
+    }
+
+    /// Returns when the door is open.
+    pub async fn opened(&self) {
+        let mut door = self.file.door.state.subscribe();
+        // The door lives as long as this socket.
+        drop(door.wait_for(|state| *state == DoorState::Open).await);
+    }
+
+    /// Serves until `shutdown`, while the door is open.
     ///
     /// # Errors
     /// The listener failed.
@@ -198,9 +280,20 @@ impl AdminSocket {
             .route("/trace", get(trace))
             .route("/exec", post(exec))
             .with_state(queries);
-        // The file goes when serving ends.
-        let Self { listener, _file } = self;
-        axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+        loop {
+            if shutdown.run_until_cancelled(self.opened()).await.is_none() {
+                return Ok(());
+            }
+            let listener = UnixListener::from_std(self.listener()?)?;
+            let (mut door, shutdown) = (self.file.door.state.subscribe(), shutdown.clone());
+            let closed = async move {
+                let closed = door.wait_for(|state| *state != DoorState::Open);
+                drop(shutdown.run_until_cancelled(closed).await);
+            };
+            self.file.door.is_busy.send_replace(true);
+            axum::serve(listener, router.clone()).with_graceful_shutdown(closed).await?;
+            self.file.door.is_busy.send_replace(false);
+        }
     }
 }
 
@@ -368,22 +461,16 @@ impl AdminClient {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Incoming, AdminError> {
-        let stream = UnixStream::connect(&self.path)
-            .await
-            .map_err(|error| AdminError::Connect { path: self.path.clone(), error })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| self.unexpected(e))?;
-        tokio::spawn(connection);
         let body = serde_json::to_vec(body).map_err(|e| self.unexpected(e))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "kmesh-se")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| self.unexpected(e))?;
-        let response = sender.send_request(request).await.map_err(|e| self.unexpected(e))?;
+        let mut tries = 1..TRIES;
+        let response = loop {
+            match self.try_send(method.clone(), path, &body).await? {
+                Ok(response) => break response,
+                // The agent closed the connection unread, as it does when it hands over to another, which is asked now.
+                Err(error) if is_unanswered(&error) && tries.next().is_some() => {}
+                Err(error) => return Err(self.unexpected(error)),
+            }
+        };
         let status = response.status();
         let body = response.into_body();
         if status.is_success() {
@@ -393,7 +480,46 @@ impl AdminClient {
         Err(self.unexpected(String::from_utf8_lossy(&bytes)))
     }
 
+    /// One request on a connection of its own.
+    async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &[u8],
+    ) -> Result<hyper::Result<hyper::Response<Incoming>>, AdminError> {
+        let stream = UnixStream::connect(&self.path)
+            .await
+            .map_err(|error| AdminError::Connect { path: self.path.clone(), error })?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "kmesh-se")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::copy_from_slice(body)))
+            .map_err(|e| self.unexpected(e))?;
+        let answer = async {
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await
+        };
+        Ok(answer.await)
+    }
+
     fn unexpected(&self, error: impl ToString) -> AdminError {
         AdminError::Answer { path: self.path.clone(), message: error.to_string() }
     }
+}
+
+/// How often a request is sent to an agent that closes the connection.
+const TRIES: u32 = 4;
+
+fn is_unanswered(error: &hyper::Error) -> bool {
+    let is_reset = |error: &(dyn std::error::Error + 'static)| {
+        let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+        error.downcast_ref::<io::Error>().is_some_and(|error| kinds.contains(&error.kind()))
+    };
+    error.is_canceled()
+        || error.is_incomplete_message()
+        || std::error::Error::source(error).is_some_and(is_reset)
 }

@@ -6,11 +6,15 @@ mod commands;
 mod dump;
 mod events;
 mod explain;
+mod handover;
 mod inventory;
 mod query;
 mod trace;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, os::unix::net::UnixListener as StdUnixListener, sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -26,12 +30,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{commands::CommandCgroups, events::Refusals, trace::Tracers};
+pub(crate) use self::handover::socket_path as handover_socket;
+use self::{
+    commands::CommandCgroups,
+    events::Refusals,
+    handover::{Leaving, Taken},
+    trace::Tracers,
+};
 use crate::{
-    admin::{AdminSocket, Query},
+    admin::{AdminSocket, Door, Query},
     config::{AgentArgs, Source},
     desired::Scope,
-    dns::{DnsConfig, DnsServer, NameTable},
+    dns::{DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
     enrol::{self, Cgroup},
     loader::{self, Loaded, Pins, Unattached},
     model::{HostName, Namespace},
@@ -62,25 +72,29 @@ const QUEUE: usize = 1024;
 /// # Errors
 /// Something that the agent needs is missing; the message says what and how to get it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
-    let admin = AdminSocket::open(&args.admin).await?;
+    let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
+    let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
     let state = StateDir::open(&args.state)?;
     let resolvers = resolvers(&args)?;
     let names = Arc::new(NameTable::new());
-    let listen = args.dns_listen;
-    let dns =
-        DnsServer::new(listen.ip(), listen.port(), resolvers.clone(), names.clone(), DnsConfig::default())?;
-    let dns_port = dns.listen(Namespace::default()).await?;
+    let listen = args.dns_listen()?;
+    let mut dns = DnsServer::new(listen, resolvers.clone(), names.clone(), DnsConfig::default())?;
+    let mut dns_ports = BTreeMap::new();
+    if let Some(taken) = &mut taken {
+        dns_ports.extend(dns.adopt(taken.blocks())?);
+    }
+    dns_ports.insert(Namespace::default(), dns.listen(Namespace::default())?);
 
     let (tracers, traced) = Tracers::new(QUEUE);
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let refusals = Refusals::new(traced);
-    let attach = AttachCgroup::open(&args)?;
+    let attach = AttachCgroup::open(&args, taken.as_ref())?;
     let pins = Pins::open(&args.pin, &args.capacities())?;
     let (programs, mut maps) = loader::load(pins, &args.capacities())?;
     refusals.read_from(&mut maps, &mut tasks, &shutdown)?;
     let mut maps = AyaMaps::new(maps, args.capacities())?;
-    maps.write_config(kernel_config(&args))?;
+    maps.write_config(kernel_config(&listen, &resolvers, dns.last_port()))?;
     maps.write_resolvers(&resolvers.iter().map(std::net::SocketAddr::ip).collect::<Vec<_>>())?;
     let heartbeat = maps.heartbeat();
 
@@ -95,8 +109,12 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let mut agent = Agent {
         started: Instant::now(),
         reconciler: Reconciler::new(sink, vips, names).taking_over(remembered),
+        listen,
         dns: Arc::new(dns),
-        dns_ports: BTreeMap::from([(Namespace::default(), dns_port)]),
+        dns_ports,
+        door,
+        listeners: [admin.listener()?, handover.listener()?],
+        taken,
         programs: Programs::Loaded(programs),
         attach,
         known,
@@ -111,7 +129,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     };
     agent.enrol_again(&cgroups).await?;
     agent.enrol_configured().await?;
-    tasks.spawn(beat(agent.dns.clone(), heartbeat, shutdown.clone()));
+    tasks.spawn(beat(agent.dns.clone(), heartbeat.clone(), shutdown.clone()));
 
     let (events_out, events) = mpsc::channel(QUEUE);
     let (queries_out, queries) = mpsc::channel(QUEUE);
@@ -123,25 +141,43 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         shutdown.clone(),
     ));
     tasks.spawn(serve_admin(admin, queries_out, shutdown.clone()));
+    let (handovers_out, handovers) = mpsc::channel(1);
+    tasks.spawn(handover::serve(handover, handovers_out, shutdown.clone()));
 
     let result = tokio::select! {
-        result = agent.run(Inputs { events, updates, queries }) => result.map(|()| Stop::Keep),
+        result = agent.run(Inputs { events, updates, queries, handovers }) => result.map(Stop::HandOver),
         result = source => Err(source_error(result)),
         result = stop_signal() => result,
     };
     tracing::info!("stopping");
+    // Until an agent that takes over is in place, nothing here is its own.
+    let owns = agent.taken.is_none();
+    let (leaving, removes, result) = match result {
+        Ok(Stop::HandOver(leaving)) => (Some(leaving), false, Ok(())),
+        Ok(Stop::Keep) => (None, false, Ok(())),
+        Ok(Stop::Remove) => (None, owns, Ok(())),
+        Err(error) => (None, false, Err(error)),
+    };
+    if let Some(leaving) = leaving {
+        agent.leave(leaving).await;
+    } else if owns {
+        // New queries go to the resolvers at once; those that came are answered.
+        heartbeat.stop();
+        agent.dns.close(Farewell::Drain, handover::LAST_ANSWERS).await;
+        agent.save_addresses();
+    }
     shutdown.cancel();
-    agent.save_addresses();
     while tasks.join_next().await.is_some() {}
-    if result? == Stop::Remove {
+    if removes {
         agent.remove_all()?;
     }
-    Ok(())
+    result
 }
 
 /// What becomes of the programs when the agent ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
+    /// Another agent has them.
+    HandOver(Leaving),
     /// They stay for the next agent: connections go on, new ones too.
     Keep,
     /// Everything goes.
@@ -159,6 +195,22 @@ fn source_error(
     }
 }
 
+/// The admin socket and the one beside it: those of the agent that is taken over, or new ones.
+async fn sockets(
+    args: &AgentArgs,
+    taken: Option<&mut Taken>,
+) -> anyhow::Result<(AdminSocket, AdminSocket, Door)> {
+    let beside = handover::socket_path(&args.admin);
+    if let Some((admin, handover)) = taken.and_then(Taken::sockets) {
+        let door = Door::away();
+        let admin = AdminSocket::adopt(admin, &args.admin, &door);
+        return Ok((admin, AdminSocket::adopt(handover, &beside, &door), door));
+    }
+    let door = Door::opened();
+    let admin = AdminSocket::open(&args.admin, &door).await?;
+    Ok((admin, AdminSocket::open(&beside, &door).await?, door))
+}
+
 async fn serve_admin(admin: AdminSocket, queries: mpsc::Sender<Query>, shutdown: CancellationToken) {
     if let Err(error) = admin.serve(queries, shutdown).await {
         tracing::error!(%error, "the admin socket failed");
@@ -173,18 +225,15 @@ fn resolvers(args: &AgentArgs) -> anyhow::Result<Vec<std::net::SocketAddr>> {
     Ok(args.resolver.iter().map(|r| r.0).collect())
 }
 
-fn kernel_config(args: &AgentArgs) -> KernelConfig {
-    let listen = args.dns_listen;
-    let (dns4, dns6) = match listen.ip() {
-        std::net::IpAddr::V4(v4) => (v4.octets(), [0; 16]),
-        std::net::IpAddr::V6(v6) => ([0; 4], v6.octets()),
-    };
+fn kernel_config(listen: &DnsListen, resolvers: &[SocketAddr], last_port: u16) -> KernelConfig {
+    // An address where nobody listens is no listener's: dialling it is nobody's business.
+    let serves = |ip: std::net::IpAddr| resolvers.iter().any(|r| listen.for_resolver(r) == Some(ip));
     KernelConfig {
         layout: LAYOUT_VERSION,
-        dns4,
-        dns6,
+        dns4: listen.v4().filter(|v4| serves((*v4).into())).map_or([0; 4], |v4| v4.octets()),
+        dns6: listen.v6().filter(|v6| serves((*v6).into())).map_or([0; 16], |v6| v6.octets()),
         dns_port_first: listen.port(),
-        dns_port_last: u16::MAX,
+        dns_port_last: last_port,
         flags: 0,
         levels: [LEVEL_END; MAX_LEVELS],
         heartbeat_ns: 0,
@@ -220,12 +269,15 @@ struct AttachCgroup {
 }
 
 impl AttachCgroup {
-    fn open(args: &AgentArgs) -> anyhow::Result<Self> {
+    fn open(args: &AgentArgs, taken: Option<&Taken>) -> anyhow::Result<Self> {
         let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
         let path = args.attach.clone().or_else(default).ok_or(enrol::CgroupError::NotMounted)?;
         loader::check_place(&path)?;
         let (cgroup, created) = Cgroup::open_or_create(&path)?;
-        enrol::remove_command_cgroups(&cgroup.path);
+        match taken {
+            Some(taken) => taken.check_attach(&cgroup.path)?,
+            None => drop(enrol::remove_command_cgroups(&cgroup.path)),
+        }
         Ok(Self { cgroup, is_ours: created || args.attach.is_none() })
     }
 }
@@ -241,6 +293,7 @@ struct Inputs {
     events: mpsc::Receiver<Event>,
     updates: mpsc::Receiver<resolve::Update>,
     queries: mpsc::Receiver<Query>,
+    handovers: mpsc::Receiver<handover::Request>,
 }
 
 /// The state of the loop.
@@ -249,9 +302,15 @@ struct Agent {
     args: AgentArgs,
     resolvers: Vec<std::net::SocketAddr>,
     reconciler: Reconciler<AyaMaps>,
+    listen: DnsListen,
     dns: Arc<DnsServer>,
     /// The first listener port of each namespace with clients.
     dns_ports: BTreeMap<Namespace, u16>,
+    /// The admin socket and the one beside it, for the agent that takes over.
+    listeners: [StdUnixListener; 2],
+    door: Door,
+    /// The agent that this one is to take over from, until it has.
+    taken: Option<Taken>,
     programs: Programs,
     attach: AttachCgroup,
     commands: CommandCgroups,
@@ -266,8 +325,8 @@ struct Agent {
 }
 
 impl Agent {
-    /// Waits for the sources, programs what they say, attaches; then follows every change.
-    async fn run(&mut self, mut inputs: Inputs) -> anyhow::Result<()> {
+    /// Waits for the sources, programs what they say, attaches; then follows every change until another agent takes over.
+    async fn run(&mut self, mut inputs: Inputs) -> anyhow::Result<Leaving> {
         let first = timeout(SYNC_PATIENCE, async {
             while !self.reconciler.report().synced {
                 match inputs.events.recv().await {
@@ -277,11 +336,16 @@ impl Agent {
                 }
             }
         });
-        if first.await.is_err() {
-            tracing::warn!("the source is slow: starting with what it has told so far");
+        let is_slow = first.await.is_err();
+        if self.taken.is_some() {
+            self.take_over(&mut inputs).await?;
+        } else {
+            if is_slow {
+                tracing::warn!("the source is slow: starting with what it has told so far");
+            }
+            self.reconcile();
+            self.attach()?;
         }
-        self.reconcile();
-        self.attach()?;
 
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -290,6 +354,11 @@ impl Agent {
                 Some(event) = inputs.events.recv() => self.reconciler.event(event),
                 Some(update) = inputs.updates.recv() => self.resolved(update),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
+                Some(request) = inputs.handovers.recv() => {
+                    if let Some(leaving) = self.hand_over(request, &mut inputs).await {
+                        return Ok(leaving);
+                    }
+                }
                 Some(cgroup) = self.commands.emptied() => self.forget_command(&cgroup),
                 Some(event) = self.tracers.next() => self.trace(&event),
                 _ = upkeep.tick() => {
@@ -426,8 +495,12 @@ impl Agent {
         let dns_port = match self.dns_ports.get(namespace) {
             Some(port) => *port,
             None => {
-                let port = self.dns.listen(namespace.clone()).await?;
+                let port = self.dns.listen(namespace.clone())?;
                 self.dns_ports.insert(namespace.clone(), port);
+                self.reconciler
+                    .sink_mut()
+                    .maps_mut()
+                    .set_dns_ports(self.listen.port(), self.dns.last_port())?;
                 port
             }
         };

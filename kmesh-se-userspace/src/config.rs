@@ -13,7 +13,14 @@ use clap::Args;
 use ipnet::{Ipv4Net, Ipv6Net};
 use kmesh_se_common::limits as l;
 
-use crate::{admin, desired::VipRanges, loader, model::Namespace, sink::Capacities};
+use crate::{
+    admin,
+    desired::VipRanges,
+    dns::{DnsError, DnsListen},
+    loader,
+    model::Namespace,
+    sink::Capacities,
+};
 
 /// Flags of `kmesh-se agent`.
 #[derive(Clone, Debug, Args)]
@@ -32,9 +39,11 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_ENROL", value_name = "[NAMESPACE=]CGROUP", value_delimiter = ',')]
     pub enrol: Vec<EnrolArg>,
 
-    /// Where the DNS server listens: an address that every enrolled process can reach, and the first of its ports.
-    #[arg(long, env = "KMESH_SE_DNS_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:15053")]
-    pub dns_listen: SocketAddr,
+    /// Where the DNS server listens: an address that every enrolled process can reach, and the first of its ports. May be
+    /// given once for each family, with the same port; a resolver is captured by the listener of its family. Default:
+    /// 127.0.0.1:15053 and, on a host with IPv6, [::1]:15053.
+    #[arg(long, env = "KMESH_SE_DNS_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
+    pub dns_listen: Vec<SocketAddr>,
 
     /// A resolver that clients use: its port 53 is captured, and names that are not ours are forwarded to it. Backends are
     /// resolved there too. May be repeated. Default: those of /etc/resolv.conf.
@@ -53,6 +62,11 @@ pub struct AgentArgs {
     /// The admin socket.
     #[arg(long, env = "KMESH_SE_ADMIN", value_name = "SOCKET", default_value = admin::DEFAULT_SOCKET)]
     pub admin: PathBuf,
+
+    /// Take the place of the agent that serves the admin socket, if there is one, without a gap: it hands its DNS sockets over
+    /// and ends when this agent serves.
+    #[arg(long, env = "KMESH_SE_TAKEOVER")]
+    pub takeover: bool,
 
     /// The range that IPv4 virtual addresses come from.
     #[arg(long, env = "KMESH_SE_VIP_V4", value_name = "CIDR", default_value = "240.240.0.0/16")]
@@ -172,6 +186,14 @@ impl AgentArgs {
             slots: self.max_slots,
             backends: self.max_backends,
         }
+    }
+
+    /// Where the DNS server listens.
+    ///
+    /// # Errors
+    /// The addresses do not go together.
+    pub fn dns_listen(&self) -> Result<DnsListen, DnsError> {
+        if self.dns_listen.is_empty() { Ok(DnsListen::loopback()) } else { DnsListen::new(&self.dns_listen) }
     }
 
     /// The ranges of virtual addresses.

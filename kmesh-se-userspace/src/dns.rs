@@ -6,6 +6,9 @@
 mod answer;
 mod config;
 mod forward;
+mod handed;
+mod listen;
+mod listener;
 mod server;
 mod stats;
 mod table;
@@ -16,7 +19,9 @@ mod tests;
 pub use self::{
     answer::{Answer, AnswerRecord, Decision, QueryType, TTL_SECS, Transport, answer, query},
     config::{DnsConfig, DnsError, MAX_RESOLVERS},
-    server::DnsServer,
+    handed::{HandedBlock, HandedSocket},
+    listen::DnsListen,
+    server::{DnsServer, Farewell},
     stats::DnsStats,
     table::{Found, NameTable},
 };

@@ -147,6 +147,12 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
+    /// Whether every name that is needed has been answered, or remembered, at least once.
+    #[must_use]
+    pub fn is_resolved(&self) -> bool {
+        self.dependents.keys().all(|name| self.resolved.contains_key(name))
+    }
+
     /// Whether [`Reconciler::prepare`] has something to do.
     #[must_use]
     pub fn is_dirty(&self) -> bool {

@@ -102,22 +102,39 @@ impl Agent {
     /// # Errors
     /// When it is not, with the end of its log.
     pub fn start(run: &Run, topology: &Topology, flags: Flags) -> anyhow::Result<Agent> {
-        Agent::start_in(run, &topology.node, flags)
+        Agent::start_with(run, &topology.node, flags, &[])
     }
 
-    /// The same in a namespace that belongs to no topology.
+    /// The same in a namespace that may belong to no topology, with words that are for this start only.
     ///
     /// # Errors
     /// As [`Agent::start`].
-    pub fn start_in(run: &Run, node: &Netns, flags: Flags) -> anyhow::Result<Agent> {
-        let log = run.folder()?.join("agent.log");
-        let process = Process::start(node.command(&flags.program).args(flags.arguments()), &log)?;
-        let mut agent = Agent { flags, process };
+    pub fn start_with(run: &Run, node: &Netns, flags: Flags, words: &[&str]) -> anyhow::Result<Agent> {
+        let mut agent = Agent::spawn(run, node, flags, words)?;
         let (program, admin) = (agent.flags.program.clone(), agent.flags.admin.clone());
-        let healthy =
-            || ask(&program, &admin, &["status", "-o", "json"]).is_ok_and(|output| output.status.success());
+        let pid = agent.process.pid().as_raw();
+        // Another agent may answer on the same socket for a while.
+        let healthy = || {
+            let status = ask(&program, &admin, &["status", "-o", "json"]);
+            let status = status.ok().filter(|output| output.status.success());
+            let status = status.and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok());
+            status.is_some_and(|status| status["pid"].as_i64() == Some(pid.into()))
+        };
         agent.process.ready("the agent to be healthy", LIMIT, healthy)?;
         Ok(agent)
+    }
+
+    /// Starts an agent that may not come up.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(run: &Run, node: &Netns, flags: Flags, words: &[&str]) -> anyhow::Result<Agent> {
+        let folder = run.folder()?;
+        let mut logs = (1..).map(|number| folder.join(format!("agent-{number}.log")));
+        let log = logs.find(|log| !log.exists()).context("no name for a log is left")?;
+        let mut command = node.command(&flags.program);
+        let process = Process::start(command.args(flags.arguments()).args(words), &log)?;
+        Ok(Agent { flags, process })
     }
 
     /// Its process, to signal.

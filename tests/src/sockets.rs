@@ -72,7 +72,7 @@ impl Arena {
         let flags = Flags::new(&run, &parent.join("pods"))?;
         std::fs::write(flags.source.join("entries.yaml"), entries)?;
         let source = flags.source.clone();
-        let agent = Agent::start_in(&run, &node, flags)?;
+        let agent = Agent::start_with(&run, &node, flags, &[])?;
         Ok(Arena { agent, backend, sleep, parent, client: client.to_owned(), entries: source, run })
     }
 

@@ -169,6 +169,21 @@ impl Stage {
         Ok(())
     }
 
+    /// Starts a second agent that takes over from the first, which must end by itself and well.
+    ///
+    /// # Errors
+    /// When one of them does not.
+    pub fn take_over(&mut self) -> anyhow::Result<()> {
+        let flags = self.agent.flags().clone();
+        let new = Agent::start_with(&self.run, &self.topology.node, flags, &["--takeover"])?;
+        let mut old = std::mem::replace(&mut self.agent, new);
+        let status = old.process().wait(Duration::from_secs(10))?;
+        if !status.success() {
+            bail!("the agent that was taken over ended with {status}\n{}", old.log_tail());
+        }
+        Ok(())
+    }
+
     /// Stops the agent as an operator would, removes everything, and answers what is left, which is nothing
     /// if all is well.
     ///

@@ -167,7 +167,7 @@ impl Agent {
         let queries =
             serde_json::to_value(self.dns.stats()).and_then(serde_json::from_value).unwrap_or_default();
         DnsStatus {
-            listen: self.args.dns_listen.to_string(),
+            listen: self.listen.to_string(),
             resolvers: self.resolvers.iter().map(ToString::to_string).collect(),
             last_beat_ms: self
                 .dns

@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::{AdminArgs, Answer, Output, Text};
-use crate::{enrol, loader, state};
+use crate::{agent, enrol, loader, state};
 
 /// Remove what an agent that was killed left behind.
 ///
@@ -66,6 +66,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
         remove_cgroups(&cgroup, &mut report)?;
     }
     remove_file(socket, &mut report)?;
+    remove_file(&agent::handover_socket(socket), &mut report)?;
     for file in state::StateDir::files(&args.state) {
         remove_file(&file, &mut report)?;
     }

@@ -2,10 +2,15 @@
 //!
 //! In: flags. Out: [`DnsConfig`] and [`DnsError`]. Never: a socket.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use thiserror::Error;
 
+use super::DnsListen;
 use crate::model::Namespace;
 
 /// How many resolvers can be captured, which is how many ports a namespace takes.
@@ -38,6 +43,47 @@ impl Default for DnsConfig {
 /// Why the server does not listen.
 #[derive(Debug, Error)]
 pub enum DnsError {
+    /// No address to listen at.
+    #[error("no address to listen for DNS: give --dns-listen ADDR:PORT")]
+    NoAddress,
+    /// A wildcard or a group.
+    #[error(
+        "cannot listen for DNS at {address}: replies come from the address that was asked, so --dns-listen takes \
+         one address of this host"
+    )]
+    NotOneAddress {
+        /// What was given.
+        address: SocketAddr,
+    },
+    /// Two addresses of one family.
+    #[error(
+        "two addresses of one family to listen for DNS, {first} and {second}: give --dns-listen once for each family"
+    )]
+    TwoOfAFamily {
+        /// The first.
+        first: SocketAddr,
+        /// The second.
+        second: SocketAddr,
+    },
+    /// Two addresses with different ports.
+    #[error("different ports to listen for DNS, {first} and {second}: give both --dns-listen the same port")]
+    PortsDiffer {
+        /// The first.
+        first: SocketAddr,
+        /// The second.
+        second: SocketAddr,
+    },
+    /// No resolver is of the family of a listener.
+    #[error(
+        "none of the resolvers {} can be captured by listeners at {listen}: give --dns-listen an address of their family",
+        resolvers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NoCommonFamily {
+        /// Where the server was to listen.
+        listen: DnsListen,
+        /// The resolvers.
+        resolvers: Vec<SocketAddr>,
+    },
     /// More resolvers than ports of a namespace, or none.
     #[error("{count} resolvers to capture; from 1 to {max} are possible", max = MAX_RESOLVERS)]
     ResolverCount {
@@ -76,12 +122,10 @@ pub enum DnsError {
         source: io::Error,
     },
     /// Every block above the base port has a port that is in use.
-    #[error("no {count} free consecutive DNS ports on {addr} above {base_port} for namespace {namespace}")]
+    #[error("no {count} consecutive DNS ports are free after {listen} for namespace {namespace}")]
     NoFreeBlock {
-        /// The address.
-        addr: IpAddr,
         /// Where the search began.
-        base_port: u16,
+        listen: DnsListen,
         /// How many ports a namespace needs.
         count: u16,
         /// The namespace that has no listener now.
@@ -94,6 +138,11 @@ impl DnsError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::NoAddress => "NoAddress",
+            Self::NotOneAddress { .. } => "NotOneAddress",
+            Self::TwoOfAFamily { .. } => "TwoOfAFamily",
+            Self::PortsDiffer { .. } => "PortsDiffer",
+            Self::NoCommonFamily { .. } => "NoCommonFamily",
             Self::ResolverCount { .. } => "ResolverCount",
             Self::PortRange { .. } => "PortRange",
             Self::PortInUse { .. } => "PortInUse",

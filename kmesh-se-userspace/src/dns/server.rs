@@ -1,12 +1,13 @@
 //! The sockets: one port for each pair of namespace and captured resolver, so that the port says both.
 //!
-//! In: queries on loopback or node-local addresses. Out: replies from the port that was asked. Never: a
-//! namespace guessed from a source address.
+//! In: namespaces to listen for, and sockets that another process listened with. Out: ports. Never: a port at an
+//! address of another family than the resolver's, where nobody is led.
 
 use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -15,34 +16,25 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    net::{TcpListener, UdpSocket},
+    sync::Semaphore,
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Decision, DnsConfig, DnsError, DnsStats, MAX_RESOLVERS, NameTable, Transport, answer,
-    answer::server_failure,
-    forward::forward,
-    stats::{Counters, count},
-    tcp,
+    DnsConfig, DnsError, DnsListen, DnsStats, HandedBlock, HandedSocket, MAX_RESOLVERS, NameTable,
+    listener::{Ending, Listener},
+    stats::Counters,
 };
 use crate::model::Namespace;
 
-/// The largest query taken over UDP, in bytes; more is cut, and then malformed.
-const QUERY_SIZE_MAX: usize = 4096;
-
-/// Queries of one TCP connection that are under way at one time; the next is read when one is done.
-const PIPELINE: usize = 16;
-
-/// How often a loop without queries says that it is there.
-const BEAT: Duration = Duration::from_millis(250);
-
-/// The DNS server of a node. Dropping it closes its ports soon after; `unlisten` waits until they are.
+/// The DNS server of a node. Dropping it closes its ports soon after; `close` waits until they are.
 pub struct DnsServer {
-    addr: IpAddr,
-    base_port: u16,
+    listen: DnsListen,
     shared: Arc<Shared>,
+    /// Nothing is read from any socket before this.
+    begin: CancellationToken,
     blocks: Mutex<Blocks>,
 }
 
@@ -51,41 +43,62 @@ struct Blocks {
     /// The first namespace that listened: the block at the base port is kept for it.
     first: Option<Namespace>,
     listening: HashMap<Namespace, Block>,
+    /// Taken over, and not yet listened for.
+    handed: HashMap<Namespace, HandedBlock>,
 }
 
 /// The listeners of one namespace.
 struct Block {
     base_port: u16,
-    stop: CancellationToken,
+    ending: Ending,
     tasks: TaskTracker,
     beats: Vec<Arc<AtomicU64>>,
+    sockets: Vec<Port>,
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.ending.stop.cancel();
     }
 }
 
-struct Shared {
+/// The sockets of one port at one address.
+#[derive(Clone)]
+struct Port {
+    address: SocketAddr,
+    upstream: SocketAddr,
+    udp: Arc<UdpSocket>,
+    tcp: Arc<TcpListener>,
+}
+
+/// What all loops share.
+pub(super) struct Shared {
     upstreams: Vec<SocketAddr>,
-    table: Arc<NameTable>,
-    config: DnsConfig,
-    counters: Counters,
-    forwards: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    pub(super) table: Arc<NameTable>,
+    pub(super) config: DnsConfig,
+    pub(super) counters: Counters,
+    pub(super) forwards: Arc<Semaphore>,
+    pub(super) connections: Arc<Semaphore>,
     started: Instant,
 }
 
+/// How a server ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// No new clients are led here: serve those that were, until nothing comes any more.
+    Drain,
+    /// Another process reads from the same sockets: answer what was read.
+    Leave,
+}
+
 impl DnsServer {
-    /// A server for the captured resolvers `upstreams` that does not listen yet. `listen_addr` must be one
-    /// address, not a wildcard: replies come from it.
+    /// A server for the captured resolvers `upstreams` that does not listen yet.
     ///
     /// # Errors
-    /// When the number of resolvers or the base port is out of range; the configuration must change.
+    /// When the number of resolvers or the base port is out of range, or no resolver is of a listener's family; the
+    /// configuration must change.
     pub fn new(
-        listen_addr: IpAddr,
-        base_port: u16,
+        listen: DnsListen,
         upstreams: Vec<SocketAddr>,
         table: Arc<NameTable>,
         config: DnsConfig,
@@ -93,9 +106,12 @@ impl DnsServer {
         if upstreams.is_empty() || upstreams.len() > MAX_RESOLVERS {
             return Err(DnsError::ResolverCount { count: upstreams.len() });
         }
-        let count = upstreams.len() as u16;
+        let (base_port, count) = (listen.port(), upstreams.len() as u16);
         if base_port == 0 || base_port.checked_add(count - 1).is_none() {
             return Err(DnsError::PortRange { base_port, count });
+        }
+        if upstreams.iter().all(|upstream| listen.for_resolver(upstream).is_none()) {
+            return Err(DnsError::NoCommonFamily { listen, resolvers: upstreams });
         }
         let shared = Shared {
             forwards: Arc::new(Semaphore::new(config.max_forwards.min(Semaphore::MAX_PERMITS))),
@@ -106,26 +122,62 @@ impl DnsServer {
             counters: Counters::default(),
             started: Instant::now(),
         };
-        Ok(Self { addr: listen_addr, base_port, shared: Arc::new(shared), blocks: Mutex::default() })
+        let begin = CancellationToken::new();
+        begin.cancel();
+        Ok(Self { listen, shared: Arc::new(shared), begin, blocks: Mutex::default() })
+    }
+
+    /// Takes over sockets with which another process listens for the same namespaces, and says where each namespace's
+    /// block begins. Nothing is read from them, nor from others, before [`DnsServer::begin`].
+    ///
+    /// A block keeps its place as long as the sockets that it needs were handed or can be bound there; a socket that no
+    /// resolver needs is closed.
+    ///
+    /// # Errors
+    /// As [`DnsServer::listen`].
+    pub fn adopt(&mut self, handed: Vec<HandedBlock>) -> Result<Vec<(Namespace, u16)>, DnsError> {
+        self.begin = CancellationToken::new();
+        let mut namespaces: Vec<_> = handed.iter().map(|b| (b.base_port, b.namespace.clone())).collect();
+        // The lowest was the first there.
+        namespaces.sort();
+        self.blocks().handed.extend(handed.into_iter().map(|block| (block.namespace.clone(), block)));
+        let listen = |(_, namespace): (u16, Namespace)| {
+            let port = self.listen(namespace.clone())?;
+            Ok((namespace, port))
+        };
+        namespaces.into_iter().map(listen).collect()
+    }
+
+    /// Serves what was adopted.
+    pub fn begin(&self) {
+        self.begin.cancel();
     }
 
     /// Listens for the clients of `namespace`, over UDP and TCP, and says at which port its block begins:
-    /// queries for resolver `i` are served at that port + `i`. The first namespace gets the server's base
-    /// port, each other one the next free block. A namespace that is listened for keeps its block.
+    /// queries for resolver `i` are served at that port + `i`, at the address of the resolver's family. The first
+    /// namespace gets the server's base port, each other one the next free block. A namespace that is listened for
+    /// keeps its block.
     ///
     /// # Errors
     /// When the first block is in use or no block is free; nothing is listened for then, and trying again
     /// later can help.
-    pub async fn listen(&self, namespace: Namespace) -> Result<u16, DnsError> {
+    pub fn listen(&self, namespace: Namespace) -> Result<u16, DnsError> {
         let mut blocks = self.blocks();
         if let Some(block) = blocks.listening.get(&namespace) {
             return Ok(block.base_port);
         }
         let is_first = blocks.first.as_ref().is_none_or(|first| *first == namespace);
-        let (base_port, sockets) =
-            if is_first { (self.base_port, self.bind(self.base_port)?) } else { self.bind_free(&namespace)? };
+        let handed = blocks.handed.remove(&namespace);
+        let had_place = handed.is_some();
+        let (base_port, ports) = match handed.and_then(|handed| self.keep(handed)) {
+            Some(kept) => kept,
+            None if is_first && !had_place => {
+                (self.listen.port(), self.bind(self.listen.port(), &mut Vec::new())?)
+            }
+            None => self.bind_free(&namespace)?,
+        };
         blocks.first.get_or_insert_with(|| namespace.clone());
-        let block = self.serve(&namespace, base_port, sockets);
+        let block = self.serve(&namespace, base_port, ports);
         blocks.listening.insert(namespace, block);
         Ok(base_port)
     }
@@ -133,10 +185,44 @@ impl DnsServer {
     /// Closes the ports of `namespace` once what is under way has been dropped; false if it had none.
     pub async fn unlisten(&self, namespace: &Namespace) -> bool {
         let Some(block) = self.blocks().listening.remove(namespace) else { return false };
-        block.stop.cancel();
+        block.ending.stop.cancel();
         block.tasks.wait().await;
         tracing::info!(namespace = %namespace, port = block.base_port, "dns listener closed");
         true
+    }
+
+    /// Closes all ports. Queries that were read are answered first, for at most `limit`.
+    pub async fn close(&self, farewell: Farewell, limit: Duration) {
+        let blocks: Vec<_> = self.blocks().listening.drain().map(|(_, block)| block).collect();
+        for block in &blocks {
+            block.ending.drain.cancel();
+            if farewell == Farewell::Leave {
+                block.ending.leave.cancel();
+            }
+        }
+        let answered = async {
+            for block in &blocks {
+                block.tasks.wait().await;
+            }
+        };
+        if timeout(limit, answered).await.is_err() {
+            tracing::debug!("dns queries dropped: they took too long");
+        }
+    }
+
+    /// The sockets of all blocks, to be handed to another process while this one still serves.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn hand_over(&self) -> io::Result<Vec<HandedBlock>> {
+        let clone = |fd: BorrowedFd<'_>| HandedSocket::from_fd(fd.try_clone_to_owned()?);
+        let blocks = self.blocks();
+        let handed = blocks.listening.iter().map(|(namespace, block)| {
+            let sockets = block.sockets.iter().flat_map(|port| [port.udp.as_fd(), port.tcp.as_fd()]);
+            let sockets = sockets.map(clone).collect::<io::Result<_>>()?;
+            Ok(HandedBlock { namespace: namespace.clone(), base_port: block.base_port, sockets })
+        });
+        handed.collect()
     }
 
     /// What the server did so far.
@@ -155,6 +241,13 @@ impl DnsServer {
         Some(self.shared.started + Duration::from_millis(oldest))
     }
 
+    /// The last port of the last block, or the first port of the server while nothing listens.
+    #[must_use]
+    pub fn last_port(&self) -> u16 {
+        let last = self.blocks().listening.values().map(|block| block.base_port + (self.count() - 1)).max();
+        last.unwrap_or_else(|| self.listen.port())
+    }
+
     fn blocks(&self) -> MutexGuard<'_, Blocks> {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,51 +257,54 @@ impl DnsServer {
         self.shared.upstreams.len() as u16
     }
 
-    fn bind_free(&self, namespace: &Namespace) -> Result<(u16, Vec<(UdpSocket, TcpListener)>), DnsError> {
+    fn keep(&self, handed: HandedBlock) -> Option<(u16, Vec<Port>)> {
+        let HandedBlock { namespace, base_port, mut sockets } = handed;
+        base_port.checked_add(self.count() - 1)?;
+        match self.bind(base_port, &mut sockets) {
+            Ok(ports) => Some((base_port, ports)),
+            Err(error) => {
+                tracing::warn!(namespace = %namespace, port = base_port, %error, "dns listeners not taken over");
+                None
+            }
+        }
+    }
+
+    fn bind_free(&self, namespace: &Namespace) -> Result<(u16, Vec<Port>), DnsError> {
         let count = self.count();
-        let mut base_port = self.base_port;
+        let mut base_port = self.listen.port();
         loop {
             let next = base_port.checked_add(count).filter(|next| next.checked_add(count - 1).is_some());
             base_port = next.ok_or_else(|| DnsError::NoFreeBlock {
-                addr: self.addr,
-                base_port: self.base_port,
+                listen: self.listen,
                 count,
                 namespace: namespace.clone(),
             })?;
-            match self.bind(base_port) {
-                Ok(sockets) => return Ok((base_port, sockets)),
+            match self.bind(base_port, &mut Vec::new()) {
+                Ok(ports) => return Ok((base_port, ports)),
                 Err(DnsError::PortInUse { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    fn bind(&self, base_port: u16) -> Result<Vec<(UdpSocket, TcpListener)>, DnsError> {
-        let addr = self.addr;
-        (base_port..=base_port + (self.count() - 1))
-            .map(|port| {
-                bind((addr, port).into()).map_err(|source| {
-                    if source.kind() == io::ErrorKind::AddrInUse {
-                        DnsError::PortInUse { addr, port, source }
-                    } else {
-                        DnsError::Bind { addr, port, source }
-                    }
-                })
+    /// The block at `base_port`, of the `handed` sockets that fit and of new ones.
+    fn bind(&self, base_port: u16, handed: &mut Vec<HandedSocket>) -> Result<Vec<Port>, DnsError> {
+        let upstreams = self.shared.upstreams.iter().zip(base_port..);
+        let wanted = upstreams
+            .filter_map(|(upstream, port)| Some((*upstream, self.listen.for_resolver(upstream)?, port)));
+        wanted
+            .map(|(upstream, addr, port)| {
+                open(upstream, (addr, port).into(), handed).map_err(|source| bind_error(addr, port, source))
             })
             .collect()
     }
 
-    fn serve(&self, namespace: &Namespace, base_port: u16, sockets: Vec<(UdpSocket, TcpListener)>) -> Block {
-        let stop = CancellationToken::new();
+    fn serve(&self, namespace: &Namespace, base_port: u16, sockets: Vec<Port>) -> Block {
+        let ending = Ending::default();
         let tasks = TaskTracker::new();
         tasks.close();
         let mut beats = Vec::new();
-        for ((udp, tcp), port, upstream) in sockets
-            .into_iter()
-            .zip(base_port..)
-            .zip(&self.shared.upstreams)
-            .map(|((sockets, port), upstream)| (sockets, port, *upstream))
-        {
+        for port in &sockets {
             let mut beat = || {
                 let beat = Arc::new(AtomicU64::new(self.shared.now_millis()));
                 beats.push(Arc::clone(&beat));
@@ -216,210 +312,54 @@ impl DnsServer {
             };
             let listener = Arc::new(Listener {
                 namespace: namespace.clone(),
-                upstream,
+                upstream: port.upstream,
                 shared: Arc::clone(&self.shared),
-                stop: stop.clone(),
+                begin: self.begin.clone(),
+                ending: ending.clone(),
                 tasks: tasks.clone(),
             });
-            listener.spawn(Arc::clone(&listener).serve_udp(Arc::new(udp), beat()));
-            listener.spawn(Arc::clone(&listener).serve_tcp(tcp, beat()));
-            tracing::info!(addr = %self.addr, port, namespace = %namespace, resolver = %upstream, "dns listens");
+            listener.spawn(Arc::clone(&listener).serve_udp(Arc::clone(&port.udp), beat()));
+            listener.spawn(Arc::clone(&listener).serve_tcp(Arc::clone(&port.tcp), beat()));
+            tracing::info!(
+                address = %port.address,
+                namespace = %namespace,
+                resolver = %port.upstream,
+                "dns listens"
+            );
         }
-        Block { base_port, stop, tasks, beats }
+        Block { base_port, ending, tasks, beats, sockets }
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let udp = StdUdpSocket::bind(address)?;
-    let tcp = StdTcpListener::bind(address)?;
+fn bind_error(addr: IpAddr, port: u16, source: io::Error) -> DnsError {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        DnsError::PortInUse { addr, port, source }
+    } else {
+        DnsError::Bind { addr, port, source }
+    }
+}
+
+fn open(upstream: SocketAddr, address: SocketAddr, handed: &mut Vec<HandedSocket>) -> io::Result<Port> {
+    let mut take = |is_wanted: fn(&HandedSocket) -> bool| {
+        let fits = |socket: &HandedSocket| is_wanted(socket) && socket.address().is_ok_and(|a| a == address);
+        handed.iter().position(fits).map(|index| handed.swap_remove(index))
+    };
+    let udp = match take(|socket| matches!(socket, HandedSocket::Udp(_))) {
+        Some(HandedSocket::Udp(socket)) => socket,
+        _ => StdUdpSocket::bind(address)?,
+    };
+    let tcp = match take(|socket| matches!(socket, HandedSocket::Tcp(_))) {
+        Some(HandedSocket::Tcp(socket)) => socket,
+        _ => StdTcpListener::bind(address)?,
+    };
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
-    Ok((UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?))
+    let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
+    Ok(Port { address, upstream, udp: Arc::new(udp), tcp: Arc::new(tcp) })
 }
 
 impl Shared {
-    fn now_millis(&self) -> u64 {
+    pub(super) fn now_millis(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// One port: what its clients see, and whom they asked.
-struct Listener {
-    namespace: Namespace,
-    upstream: SocketAddr,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-/// What is left to do for a query that our table did not settle.
-enum Next {
-    Reply(Vec<u8>),
-    Forward(OwnedSemaphorePermit),
-    Nothing,
-}
-
-impl Listener {
-    /// Runs `work` until it is done or the listener closes.
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            stop.run_until_cancelled(work).await;
-        });
-    }
-
-    async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>, beat: Arc<AtomicU64>) {
-        let mut buffer = vec![0; QUERY_SIZE_MAX];
-        loop {
-            beat.store(self.shared.now_millis(), Ordering::Relaxed);
-            let received = tokio::select! {
-                // A busy loop needs no timer.
-                biased;
-                received = socket.recv_from(&mut buffer) => received,
-                () = tokio::time::sleep(BEAT) => continue,
-            };
-            let (length, client) = match received {
-                Ok(received) => received,
-                Err(error) => {
-                    // An ICMP error about an earlier reply is reported here, and concerns nobody else.
-                    tracing::debug!(%error, namespace = %self.namespace, "dns query not received");
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-            };
-            let query = &buffer[..length];
-            match self.decide(Transport::Udp, query) {
-                Next::Reply(reply) => send(&socket, &reply, client).await,
-                Next::Forward(permit) => {
-                    let (listener, socket, query) = (Arc::clone(&self), Arc::clone(&socket), query.to_vec());
-                    self.spawn(async move {
-                        let reply = listener.forward(Transport::Udp, &query).await;
-                        drop(permit);
-                        if let Some(reply) = reply {
-                            send(&socket, &reply, client).await;
-                        }
-                    });
-                }
-                Next::Nothing => {}
-            }
-        }
-    }
-
-    async fn serve_tcp(self: Arc<Self>, socket: TcpListener, beat: Arc<AtomicU64>) {
-        loop {
-            beat.store(self.shared.now_millis(), Ordering::Relaxed);
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                () = tokio::time::sleep(BEAT) => continue,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    if let Ok(permit) = Arc::clone(&self.shared.connections).try_acquire_owned() {
-                        let listener = Arc::clone(&self);
-                        self.spawn(async move {
-                            listener.serve_connection(stream).await;
-                            drop(permit);
-                        });
-                    } else {
-                        count(&self.shared.counters.refused_connections);
-                    }
-                }
-                Err(error) => {
-                    // Out of files, most likely: the next try would fail the same way at once.
-                    tracing::warn!(%error, namespace = %self.namespace, "dns connection not accepted");
-                    tokio::time::sleep(BEAT).await;
-                }
-            }
-        }
-    }
-
-    async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
-        let (mut reader, mut writer) = stream.into_split();
-        let (replies, mut unsent) = mpsc::channel::<Vec<u8>>(PIPELINE);
-        let idle = self.shared.config.tcp_idle;
-        self.spawn(async move {
-            while let Some(reply) = unsent.recv().await {
-                // A client that does not read loses its connection: dropping `unsent` ends the reader.
-                let written = tokio::time::timeout(idle, tcp::write(&mut writer, &reply)).await;
-                if !matches!(written, Ok(Ok(()))) {
-                    return;
-                }
-            }
-        });
-        let pipeline = Arc::new(Semaphore::new(PIPELINE));
-        loop {
-            let Ok(slot) = Arc::clone(&pipeline).acquire_owned().await else { return };
-            let query = tokio::select! {
-                () = replies.closed() => return,
-                query = tokio::time::timeout(idle, tcp::read(&mut reader)) => query,
-            };
-            let Ok(Ok(Some(query))) = query else { return };
-            match self.decide(Transport::Tcp, &query) {
-                Next::Reply(reply) => {
-                    if replies.send(reply).await.is_err() {
-                        return;
-                    }
-                }
-                Next::Forward(permit) => {
-                    let (listener, replies) = (Arc::clone(&self), replies.clone());
-                    self.spawn(async move {
-                        let reply = listener.forward(Transport::Tcp, &query).await;
-                        // A client that does not read holds up nobody but itself.
-                        drop(permit);
-                        if let Some(reply) = reply {
-                            // A client that is gone needs no reply.
-                            let _ = replies.send(reply).await;
-                        }
-                        drop(slot);
-                    });
-                }
-                Next::Nothing => {}
-            }
-        }
-    }
-
-    fn decide(&self, transport: Transport, query: &[u8]) -> Next {
-        let counters = &self.shared.counters;
-        count(&counters.queries);
-        match answer(&self.shared.table, &self.namespace, transport, query) {
-            Decision::Reply(reply) => {
-                // The low bits of the fourth byte are the response code, and 1 is FORMERR.
-                let is_malformed = reply.get(3).is_some_and(|byte| byte & 0xf == 1);
-                count(if is_malformed { &counters.malformed } else { &counters.answered });
-                Next::Reply(reply)
-            }
-            Decision::Forward => match Arc::clone(&self.shared.forwards).try_acquire_owned() {
-                Ok(permit) => Next::Forward(permit),
-                Err(_) => {
-                    count(&counters.overloaded);
-                    server_failure(query).map_or(Next::Nothing, Next::Reply)
-                }
-            },
-            Decision::Drop => {
-                count(&counters.dropped);
-                Next::Nothing
-            }
-        }
-    }
-
-    async fn forward(&self, transport: Transport, query: &[u8]) -> Option<Vec<u8>> {
-        match forward(transport, self.upstream, query, self.shared.config.forward_timeout).await {
-            Ok(reply) => {
-                count(&self.shared.counters.forwarded);
-                Some(reply)
-            }
-            Err(error) => {
-                count(&self.shared.counters.failed_upstream);
-                tracing::debug!(%error, reason = error.reason(), "dns query not forwarded");
-                server_failure(query)
-            }
-        }
-    }
-}
-
-async fn send(socket: &UdpSocket, reply: &[u8], client: SocketAddr) {
-    if let Err(error) = socket.send_to(reply, client).await {
-        // The client asks again.
-        tracing::debug!(%error, %client, "dns reply not sent");
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -66,7 +66,13 @@ pub(super) fn addresses(reply: &Message) -> Vec<IpAddr> {
     addresses
 }
 
+mod handover;
+
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn listen_at(addresses: &[SocketAddr]) -> DnsListen {
+    DnsListen::new(addresses).expect("good addresses")
+}
 
 /// A server for resolvers, which listens for the namespace `default`.
 struct Bench {
@@ -85,9 +91,9 @@ impl Bench {
         let table = Arc::new(NameTable::new());
         table.set(HostName::new("ours.test"), Some(entry(&["240.240.0.1", "2001:2::1"])));
         let address = free_block(32);
-        let server = DnsServer::new(LOOPBACK, address.port(), upstreams, Arc::clone(&table), config)
-            .expect("a server");
-        let port = server.listen(Namespace::default()).await.expect("listen");
+        let server =
+            DnsServer::new(listen_at(&[address]), upstreams, Arc::clone(&table), config).expect("a server");
+        let port = server.listen(Namespace::default()).expect("listen");
         assert_eq!(port, address.port());
         Self { server, table, address }
     }
@@ -108,7 +114,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 async fn udp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     let query = query.to_vec();
     blocking(move || {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let own: IpAddr = if server.is_ipv4() { LOOPBACK } else { Ipv6Addr::LOCALHOST.into() };
+        let socket = UdpSocket::bind((own, 0)).expect("a socket");
         socket.connect(server).expect("connect");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.send(&query).expect("send");
@@ -334,9 +341,9 @@ async fn answers_each_namespace_by_its_own_view() {
     let upstream = Dnsmasq::start("192.0.2.9 ours.test\n");
     let bench = Bench::new(vec![upstream.address()]).await;
     bench.table.set(HostName::new("ours.test"), Some(only_for("default", &["240.240.0.1"])));
-    let port = bench.server.listen(Namespace::new("outside")).await.expect("listen");
+    let port = bench.server.listen(Namespace::new("outside")).expect("listen");
     assert_ne!(port, bench.address.port());
-    assert_eq!(bench.server.listen(Namespace::new("outside")).await.expect("listen"), port);
+    assert_eq!(bench.server.listen(Namespace::new("outside")).expect("listen"), port);
     let query = question(1, "ours.test.", RecordType::A);
     let inside = parse(&bench.udp(&query).await);
     let outside = parse(&udp(SocketAddr::new(LOOPBACK, port), &query).await);
@@ -352,13 +359,13 @@ async fn says_which_port_is_in_use() {
     let table = Arc::new(NameTable::new());
     let resolvers = vec![free_port(), free_port()];
     let server =
-        DnsServer::new(LOOPBACK, address.port(), resolvers, table, DnsConfig::default()).expect("a server");
-    let error = server.listen(Namespace::default()).await.expect_err("the port is taken");
+        DnsServer::new(listen_at(&[address]), resolvers, table, DnsConfig::default()).expect("a server");
+    let error = server.listen(Namespace::default()).expect_err("the port is taken");
     let DnsError::PortInUse { addr, port, source } = &error else { panic!("{error}") };
     assert_eq!((*addr, *port, source.kind()), (LOOPBACK, second.port(), std::io::ErrorKind::AddrInUse));
     assert_eq!(server.last_beat(), None);
     drop(taken);
-    assert_eq!(server.listen(Namespace::default()).await.expect("free now"), address.port());
+    assert_eq!(server.listen(Namespace::default()).expect("free now"), address.port());
     // The first port was given back when the second failed, and is with the server now.
     assert!(UdpSocket::bind(address).is_err());
 }
@@ -369,21 +376,22 @@ async fn passes_over_blocks_that_are_in_use_and_gives_ports_back() {
     let base = bench.address.port();
     let _taken = std::net::TcpListener::bind((LOOPBACK, base + 3)).expect("take a port of the second block");
     let other = Namespace::new("other");
-    assert_eq!(bench.server.listen(other.clone()).await.expect("listen"), base + 4);
+    assert_eq!(bench.server.listen(other.clone()).expect("listen"), base + 4);
     assert!(bench.server.unlisten(&other).await);
     assert!(!bench.server.unlisten(&other).await);
     UdpSocket::bind((LOOPBACK, base + 4)).expect("the port is free again");
     // The base port stays with the first namespace, also while that does not listen.
     assert!(bench.server.unlisten(&Namespace::default()).await);
-    assert_eq!(bench.server.listen(other).await.expect("listen"), base + 4);
-    assert_eq!(bench.server.listen(Namespace::default()).await.expect("listen"), base);
+    assert_eq!(bench.server.listen(other).expect("listen"), base + 4);
+    assert_eq!(bench.server.listen(Namespace::default()).expect("listen"), base);
 }
 
 #[tokio::test]
 async fn refuses_impossible_configurations() {
     let new = |port, count| {
         let upstreams = vec![SocketAddr::new(LOOPBACK, 53); count];
-        DnsServer::new(LOOPBACK, port, upstreams, Arc::default(), DnsConfig::default())
+        let listen = listen_at(&[SocketAddr::new(LOOPBACK, port)]);
+        DnsServer::new(listen, upstreams, Arc::default(), DnsConfig::default())
             .err()
             .map(|error| error.reason())
     };

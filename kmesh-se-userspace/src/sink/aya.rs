@@ -5,7 +5,13 @@
 
 mod read;
 
-use std::{collections::BTreeMap, io, mem::offset_of, os::fd::AsFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    mem::offset_of,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
 
 use aya::{
     Pod,
@@ -46,12 +52,26 @@ pub struct AyaMaps {
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     config: Arc<MappedArray<Config>>,
+    has_stopped: Arc<Mutex<bool>>,
 }
 
 impl Heartbeat {
     /// Says that the loop that serves DNS runs.
     pub fn beat(&self) {
-        let stored = self.config.store(0, offset_of!(Config, heartbeat_ns), monotonic_ns());
+        let has_stopped = self.has_stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*has_stopped {
+            self.write(monotonic_ns());
+        }
+    }
+
+    /// From now on queries go to the resolvers; this cannot be taken back by a beat.
+    pub fn stop(&self) {
+        *self.has_stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.write(0);
+    }
+
+    fn write(&self, time_ns: u64) {
+        let stored = self.config.store(0, offset_of!(Config, heartbeat_ns), time_ns);
         debug_assert!(stored.is_ok(), "the configuration has one element");
     }
 }
@@ -97,7 +117,7 @@ impl AyaMaps {
     /// Writes the heartbeat from elsewhere.
     #[must_use]
     pub fn heartbeat(&self) -> Heartbeat {
-        Heartbeat { config: self.config.clone() }
+        Heartbeat { config: self.config.clone(), has_stopped: Arc::default() }
     }
 
     /// Writes what the programs need to know of the agent. The heartbeat and the depths of enrolled cgroups are kept: in maps
@@ -121,14 +141,28 @@ impl AyaMaps {
     /// # Errors
     /// As [`AyaMaps::write_config`].
     pub fn set_trace(&mut self, is_traced: bool) -> Result<(), MapError> {
-        // Flags share a word with the ports, which only the agent's loop writes.
-        const OFFSET: usize = offset_of!(Config, flags) / 8 * 8;
-        let outside = || sys(l::MAP_CONFIG, "write")(io::Error::from(io::ErrorKind::InvalidInput));
-        let word = self.config.word(0, OFFSET).ok_or_else(outside)?;
-        let mut bytes = word.load(std::sync::atomic::Ordering::Acquire).to_ne_bytes();
         let flags = if is_traced { CONFIG_TRACE } else { 0 };
-        bytes[offset_of!(Config, flags) - OFFSET..].copy_from_slice(&flags.to_ne_bytes());
-        self.config.store(0, OFFSET, u64::from_ne_bytes(bytes)).map_err(sys(l::MAP_CONFIG, "write"))
+        self.change_config(offset_of!(Config, flags), &flags.to_ne_bytes())
+    }
+
+    /// Says which ports at the listeners' addresses are listeners, so that others there can be dialled.
+    ///
+    /// # Errors
+    /// As [`AyaMaps::write_config`].
+    pub fn set_dns_ports(&mut self, first: u16, last: u16) -> Result<(), MapError> {
+        let [a, b] = first.to_ne_bytes();
+        let [c, d] = last.to_ne_bytes();
+        self.change_config(offset_of!(Config, dns_port_first), &[a, b, c, d])
+    }
+
+    /// Changes some bytes of the configuration that lie within one word. Only the agent's loop does so.
+    fn change_config(&mut self, at: usize, value: &[u8]) -> Result<(), MapError> {
+        let (word_at, within) = (at / 8 * 8, at % 8);
+        let outside = || sys(l::MAP_CONFIG, "write")(io::Error::from(io::ErrorKind::InvalidInput));
+        let word = self.config.word(0, word_at).ok_or_else(outside)?;
+        let mut bytes = word.load(Ordering::Acquire).to_ne_bytes();
+        bytes.get_mut(within..within + value.len()).ok_or_else(outside)?.copy_from_slice(value);
+        self.config.store(0, word_at, u64::from_ne_bytes(bytes)).map_err(sys(l::MAP_CONFIG, "write"))
     }
 
     /// Has port 53 of these resolvers captured, in this order, and of no others.

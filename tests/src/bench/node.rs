@@ -68,7 +68,8 @@ impl Node {
         more.extend(["--enrol".to_owned(), enrolled.display().to_string()]);
         more.extend(["--log".to_owned(), "warn".to_owned()]);
         let (state, admin) = (folder.join("state"), folder.join("admin.sock"));
-        let flags = Flags { program: program.to_owned(), source, attach, state, admin, more };
+        let pin = yard.run.pins().join(name);
+        let flags = Flags { program: program.to_owned(), source, attach, pin, state, admin, more };
 
         let netns = Netns::add(&yard.run, name)?;
         netns.ip(&format!("link set lo up\naddr add {NODE}/32 dev lo\n"))?;

@@ -1,0 +1,242 @@
+//! The loops behind one port.
+//!
+//! In: queries to that port. Out: replies from it. Never: a namespace guessed from a source address.
+
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Decision, Transport, answer, answer::server_failure, forward::forward, server::Shared, stats::count, tcp,
+};
+use crate::model::Namespace;
+
+/// The largest query taken over UDP, in bytes; more is cut, and then malformed.
+const QUERY_SIZE_MAX: usize = 4096;
+
+/// Queries of one TCP connection that are under way at one time; the next is read when one is done.
+const PIPELINE: usize = 16;
+
+/// How often a loop without queries says that it is there.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// A loop that is to end does so when nothing has come for this long.
+const DRAINED: Duration = Duration::from_millis(100);
+
+/// How far the end of a block's loops has come. Each token implies the ones before it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ending {
+    /// Serve what still comes, until nothing does for a moment.
+    pub(super) drain: CancellationToken,
+    /// Read no more from shared sockets: another process does.
+    pub(super) leave: CancellationToken,
+    /// Drop what is under way.
+    pub(super) stop: CancellationToken,
+}
+
+/// One port: what its clients see, and whom they asked.
+pub(super) struct Listener {
+    pub(super) namespace: Namespace,
+    pub(super) upstream: SocketAddr,
+    pub(super) shared: Arc<Shared>,
+    /// Nothing is read before this.
+    pub(super) begin: CancellationToken,
+    pub(super) ending: Ending,
+    pub(super) tasks: TaskTracker,
+}
+
+/// What is left to do for a query that our table did not settle.
+enum Next {
+    Reply(Vec<u8>),
+    Forward(OwnedSemaphorePermit),
+    Nothing,
+}
+
+impl Listener {
+    /// Runs `work` until it is done or the listener closes.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.ending.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(work).await;
+        });
+    }
+
+    /// What `work` gives; none when the loop is to end.
+    async fn next<T>(&self, beat: &AtomicU64, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            beat.store(self.shared.now_millis(), Ordering::Relaxed);
+            let drains = self.ending.drain.is_cancelled();
+            tokio::select! {
+                // A busy loop needs no timer, and leaves also while it is busy.
+                biased;
+                () = self.ending.leave.cancelled() => return None,
+                done = &mut work => return Some(done),
+                () = sleep(if drains { DRAINED } else { BEAT }) => {}
+            }
+            if drains {
+                return None;
+            }
+        }
+    }
+
+    pub(super) async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>, beat: Arc<AtomicU64>) {
+        self.begin.cancelled().await;
+        let mut buffer = vec![0; QUERY_SIZE_MAX];
+        while let Some(received) = self.next(&beat, socket.recv_from(&mut buffer)).await {
+            let (length, client) = match received {
+                Ok(received) => received,
+                Err(error) => {
+                    // An ICMP error about an earlier reply is reported here, and concerns nobody else.
+                    tracing::debug!(%error, namespace = %self.namespace, "dns query not received");
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            };
+            let query = &buffer[..length];
+            match self.decide(Transport::Udp, query) {
+                Next::Reply(reply) => send(&socket, &reply, client).await,
+                Next::Forward(permit) => {
+                    let (listener, socket, query) = (Arc::clone(&self), Arc::clone(&socket), query.to_vec());
+                    self.spawn(async move {
+                        let reply = listener.forward(Transport::Udp, &query).await;
+                        drop(permit);
+                        if let Some(reply) = reply {
+                            send(&socket, &reply, client).await;
+                        }
+                    });
+                }
+                Next::Nothing => {}
+            }
+        }
+    }
+
+    pub(super) async fn serve_tcp(self: Arc<Self>, socket: Arc<TcpListener>, beat: Arc<AtomicU64>) {
+        self.begin.cancelled().await;
+        while let Some(accepted) = self.next(&beat, socket.accept()).await {
+            match accepted {
+                Ok((stream, _)) => {
+                    if let Ok(permit) = Arc::clone(&self.shared.connections).try_acquire_owned() {
+                        let listener = Arc::clone(&self);
+                        self.spawn(async move {
+                            listener.serve_connection(stream).await;
+                            drop(permit);
+                        });
+                    } else {
+                        count(&self.shared.counters.refused_connections);
+                    }
+                }
+                Err(error) => {
+                    // Out of files, most likely: the next try would fail the same way at once.
+                    tracing::warn!(%error, namespace = %self.namespace, "dns connection not accepted");
+                    sleep(BEAT).await;
+                }
+            }
+        }
+    }
+
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
+        let (mut reader, mut writer) = stream.into_split();
+        let (replies, mut unsent) = mpsc::channel::<Vec<u8>>(PIPELINE);
+        let idle = self.shared.config.tcp_idle;
+        self.spawn(async move {
+            while let Some(reply) = unsent.recv().await {
+                // A client that does not read loses its connection: dropping `unsent` ends the reader.
+                let written = timeout(idle, tcp::write(&mut writer, &reply)).await;
+                if !matches!(written, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        });
+        let pipeline = Arc::new(Semaphore::new(PIPELINE));
+        loop {
+            let Ok(slot) = Arc::clone(&pipeline).acquire_owned().await else { return };
+            let mut read = pin!(tcp::read(&mut reader));
+            let query = tokio::select! {
+                () = replies.closed() => return,
+                query = timeout(idle, &mut read) => query,
+                () = self.ending.drain.cancelled() => timeout(DRAINED, &mut read).await,
+            };
+            let Ok(Ok(Some(query))) = query else { return };
+            match self.decide(Transport::Tcp, &query) {
+                Next::Reply(reply) => {
+                    if replies.send(reply).await.is_err() {
+                        return;
+                    }
+                }
+                Next::Forward(permit) => {
+                    let (listener, replies) = (Arc::clone(&self), replies.clone());
+                    self.spawn(async move {
+                        let reply = listener.forward(Transport::Tcp, &query).await;
+                        // A client that does not read holds up nobody but itself.
+                        drop(permit);
+                        if let Some(reply) = reply {
+                            // A client that is gone needs no reply.
+                            let _ = replies.send(reply).await;
+                        }
+                        drop(slot);
+                    });
+                }
+                Next::Nothing => {}
+            }
+        }
+    }
+
+    fn decide(&self, transport: Transport, query: &[u8]) -> Next {
+        let counters = &self.shared.counters;
+        count(&counters.queries);
+        match answer(&self.shared.table, &self.namespace, transport, query) {
+            Decision::Reply(reply) => {
+                // The low bits of the fourth byte are the response code, and 1 is FORMERR.
+                let is_malformed = reply.get(3).is_some_and(|byte| byte & 0xf == 1);
+                count(if is_malformed { &counters.malformed } else { &counters.answered });
+                Next::Reply(reply)
+            }
+            Decision::Forward => match Arc::clone(&self.shared.forwards).try_acquire_owned() {
+                Ok(permit) => Next::Forward(permit),
+                Err(_) => {
+                    count(&counters.overloaded);
+                    server_failure(query).map_or(Next::Nothing, Next::Reply)
+                }
+            },
+            Decision::Drop => {
+                count(&counters.dropped);
+                Next::Nothing
+            }
+        }
+    }
+
+    async fn forward(&self, transport: Transport, query: &[u8]) -> Option<Vec<u8>> {
+        match forward(transport, self.upstream, query, self.shared.config.forward_timeout).await {
+            Ok(reply) => {
+                count(&self.shared.counters.forwarded);
+                Some(reply)
+            }
+            Err(error) => {
+                count(&self.shared.counters.failed_upstream);
+                tracing::debug!(%error, reason = error.reason(), "dns query not forwarded");
+                server_failure(query)
+            }
+        }
+    }
+}
+
+async fn send(socket: &UdpSocket, reply: &[u8], client: SocketAddr) {
+    if let Err(error) = socket.send_to(reply, client).await {
+        // The client asks again.
+        tracing::debug!(%error, %client, "dns reply not sent");
+    }
+}
