@@ -61,7 +61,8 @@ impl Pins {
     /// Where a map is pinned. Maps that hold state of sockets have a layout version of their own.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
-        let directory = if [MAP_CONNECTION, MAP_SK, MAP_UDP].contains(&name) { &self.sockets } else { &self.maps };
+        let directory =
+            if [MAP_CONNECTION, MAP_SK, MAP_UDP].contains(&name) { &self.sockets } else { &self.maps };
         directory.join(name)
     }
 
