@@ -220,8 +220,8 @@ fn row(ctx: &SockAddrContext, state: &SockState, at: Endpoint, way: u8) -> Optio
 fn put(ctx: &SockAddrContext, state: &mut SockState, at: Endpoint, way: u8, mut value: UdpPeer) {
     let key = key(ctx, link(at, way));
     let is_new = match UDP.get_ptr(key) {
-        // SAFETY: as `row`.
         Some(old) => {
+            // SAFETY: as `row`.
             value.older = unsafe { (*old).older };
             false
         }
