@@ -3,6 +3,7 @@
 //! All cases share one node. They need no program but `kmesh-se` and `ip`, and no DNS.
 
 mod sockets {
+    mod cost;
     mod datagram;
     mod other;
     mod peers;

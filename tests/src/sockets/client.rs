@@ -32,6 +32,11 @@ impl Client {
         Ok(Client { child, pipes: Mutex::new((Some(input), BufReader::new(output))) })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Makes one call.
     ///
     /// # Errors
@@ -185,6 +190,14 @@ impl Remote<'_> {
     fn address(&self, call: &Call) -> io::Result<SocketAddr> {
         match self.client.call(call)? {
             Answer::Address(address) => Ok(address),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// See [`Call::OpenAlike`].
+    pub fn open_alike(&self, modulus: u64) -> io::Result<Self> {
+        match self.client.call(&Call::OpenAlike { socket: self.socket, modulus })? {
+            Answer::Socket(socket) => Ok(Remote { client: self.client, socket }),
             other => Err(unexpected(&other)),
         }
     }

@@ -34,17 +34,31 @@ impl Translator {
         let mut links = Vec::new();
         for (hooks, from, to) in [(DIALLED, cluster, pod), (PEER, pod, cluster)] {
             for hook in hooks {
-                let program = load(&rewrite(from, to), hook).context("cannot load the translator")?;
-                let attr = LinkCreate {
-                    prog_fd: raw(&program),
-                    target_fd: group.as_raw_fd().unsigned_abs(),
-                    hook,
-                    flags: 0,
-                };
-                links.push(bpf(BPF_LINK_CREATE, &attr).context("cannot attach the translator")?);
+                let program =
+                    load(&rewrite(from, to), hook, *b"trans\0").context("cannot load the translator")?;
+                links.push(link(&program, &group, hook)?);
             }
         }
         Ok(Translator { _links: links })
+    }
+}
+
+/// A connect4 program that does nothing, to compare with.
+#[derive(Debug)]
+pub struct Empty {
+    _link: OwnedFd,
+}
+
+impl Empty {
+    /// Attaches it.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn attach(group: &Path) -> anyhow::Result<Empty> {
+        let group = File::open(group).with_context(|| format!("no cgroup {}", group.display()))?;
+        let program =
+            load(&[Instruction(0xb7, 0x00, 0, 1), Instruction(0x95, 0x00, 0, 0)], DIALLED[0], *b"empty\0");
+        Ok(Empty { _link: link(&program?, &group, DIALLED[0])? })
     }
 }
 
@@ -101,7 +115,15 @@ struct LinkCreate {
     flags: u32,
 }
 
-fn load(program: &[Instruction], hook: u32) -> std::io::Result<OwnedFd> {
+fn link(program: &OwnedFd, group: &File, hook: u32) -> anyhow::Result<OwnedFd> {
+    let target_fd = group.as_raw_fd().unsigned_abs();
+    let attr = LinkCreate { prog_fd: raw(program), target_fd, hook, flags: 0 };
+    bpf(BPF_LINK_CREATE, &attr).context("cannot attach a program")
+}
+
+fn load(program: &[Instruction], hook: u32, name: [u8; 6]) -> std::io::Result<OwnedFd> {
+    let mut prog_name = [0; 16];
+    prog_name[..name.len()].copy_from_slice(&name);
     let attr = ProgLoad {
         prog_type: CGROUP_SOCK_ADDR,
         insn_cnt: program.len() as u32,
@@ -112,7 +134,7 @@ fn load(program: &[Instruction], hook: u32) -> std::io::Result<OwnedFd> {
         log_buf: 0,
         kern_version: 0,
         prog_flags: 0,
-        prog_name: *b"translator\0\0\0\0\0\0",
+        prog_name,
         prog_ifindex: 0,
         expected_attach_type: hook,
     };
