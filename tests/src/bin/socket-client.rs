@@ -156,11 +156,23 @@ fn check(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Has a ring do one thing.
+/// Has a ring do one thing; again, if a busy machine had its worker interrupted, as for any system call.
 ///
 /// # Safety
 /// What the entry points to lives until this returns.
 unsafe fn submit(entry: squeue::Entry, by: By) -> io::Result<usize> {
+    loop {
+        // SAFETY: the caller's promise.
+        match unsafe { submit_once(entry.clone(), by) } {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// # Safety
+/// As [`submit`].
+unsafe fn submit_once(entry: squeue::Entry, by: By) -> io::Result<usize> {
     let entry = if by == By::RingWorker { entry.flags(squeue::Flags::ASYNC) } else { entry };
     let mut ring = IoUring::new(2)?;
     // SAFETY: the caller's promise; this returns after the completion.
