@@ -22,8 +22,6 @@ pub const MAP_SLOT: &str = "kmse_slot";
 pub const MAP_BACKEND: &str = "kmse_backend";
 /// socket -> [`crate::maps::SockState`].
 pub const MAP_SK: &str = "kmse_sk";
-/// socket cookie modulo [`MAX_CONNECTIONS`] -> [`crate::maps::Connection`].
-pub const MAP_CONNECTION: &str = "kmse_conn";
 /// [`crate::maps::UdpKey`] -> [`crate::maps::UdpPeer`].
 pub const MAP_UDP: &str = "kmse_udp";
 /// [`crate::maps::Outcome`] -> count, per CPU.
@@ -40,7 +38,7 @@ pub const MAP_CONFIG: &str = "kmse_config";
 pub const MAP_RESOLVER: &str = "kmse_resolver";
 
 /// All maps.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 14] = [
     MAP_ENROL,
     MAP_FRONTEND,
     MAP_ADDRESS,
@@ -48,7 +46,6 @@ pub const MAPS: [&str; 15] = [
     MAP_SLOT,
     MAP_BACKEND,
     MAP_SK,
-    MAP_CONNECTION,
     MAP_UDP,
     MAP_COUNT,
     MAP_SERVICE_COUNT,
@@ -70,8 +67,6 @@ pub const MAX_SERVICES: u32 = 65_536;
 pub const MAX_SLOTS: u32 = 524_288;
 /// Default number of backends.
 pub const MAX_BACKENDS: u32 = 262_144;
-/// Places for connected sockets, a power of two; who finds its place taken uses socket storage, which takes longer.
-pub const MAX_CONNECTIONS: u32 = 65_536;
 /// Capacity of the table of further datagram peers, which have two rows each. When it is full, the peer that was used least
 /// recently is forgotten: its next answer shows the backend's own address.
 pub const MAX_UDP_PEERS: u32 = 65_536;

@@ -169,30 +169,19 @@ impl Mapping {
     };
 }
 
-/// What the last connect of a socket was rewritten to: value of `kmse_conn`, at the socket's cookie modulo the capacity.
-/// A socket whose place is taken keeps it in [`SockState::connected`] instead.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// How many sockets hold or try to take this place; who finds a 1 after adding one holds it, the others go back.
-    pub claims: u64,
-    /// Cookie of the socket that holds this place; 0 when it is free.
-    pub cookie: u64,
-    /// As [`SockState::connected`].
-    pub mapping: Mapping,
-}
-
-/// What is remembered for a socket: value of `kmse_sk`. The kernel locks a socket around each program.
+/// What is remembered for a socket: value of `kmse_sk`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SockState {
-    /// Made by `connect` when the socket's place in `kmse_conn` was taken.
+    /// Made by `connect`; what `getpeername` shows.
     pub connected: Mapping,
-    /// Made by the first unconnected `sendmsg` and kept, but for [`Mapping::slots`]. What comes later is in `kmse_udp`,
-    /// and has precedence.
+    /// Made by the first unconnected `sendmsg` and never changed, but for [`Mapping::slots`]: threads may share a
+    /// datagram socket. What comes later is in `kmse_udp`, and has precedence.
     pub sent: Mapping,
     /// The newest row of this socket in `kmse_udp`; its port is 0 when there is none.
     pub newest: UdpLink,
+    /// How many threads have tried to be the first to send; who finds a 1 after adding one writes `sent`.
+    pub claims: u64,
 }
 
 /// A row of one socket in `kmse_udp`: which address, and which way.
@@ -398,8 +387,7 @@ const _: () = {
     assert!(size_of::<Slot>() == 12);
     assert!(size_of::<Backend>() == 20);
     assert!(size_of::<Mapping>() == 48 && offset_of!(Mapping, service) == 36);
-    assert!(size_of::<Connection>() == 64);
-    assert!(size_of::<SockState>() == 120 && offset_of!(SockState, newest) == 96);
+    assert!(size_of::<SockState>() == 128 && offset_of!(SockState, claims) == 120);
     assert!(size_of::<UdpLink>() == 24 && offset_of!(UdpLink, way) == 18);
     assert!(size_of::<UdpKey>() == 32);
     assert!(size_of::<UdpPeer>() == 56 && offset_of!(UdpPeer, older) == 32);
@@ -429,7 +417,6 @@ mod pod {
         Slot,
         Backend,
         Mapping,
-        Connection,
         SockState,
         UdpLink,
         UdpKey,

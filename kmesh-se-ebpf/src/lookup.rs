@@ -36,13 +36,12 @@ pub(crate) fn find(workload: &Workload, to: Endpoint, proto: u8) -> Target {
 #[inline(always)]
 fn find_in(scope: u32, to: Endpoint, proto: u8) -> Option<Target> {
     let addr = from_words(to.addr);
-    // The address first: most connections go to none of ours, and end here.
-    // SAFETY: the value is read before the program ends; the agent reuses elements only after a grace period.
-    let address = unsafe { ADDRESS.get(AddressKey { scope, addr }) }?;
     let key = FrontendKey { scope, addr, port: to.port, proto, _pad: 0 };
-    // SAFETY: as above.
+    // SAFETY: the value is read before the program ends; the agent reuses elements only after a grace period.
     if let Some(frontend) = unsafe { FRONTEND.get(key) } {
         return Some(Target::Service(frontend.service));
     }
+    // SAFETY: as above.
+    let address = unsafe { ADDRESS.get(AddressKey { scope, addr }) }?;
     Some(if address.unlisted == UNLISTED_REFUSE { Target::Refuse } else { Target::Pass })
 }

@@ -10,12 +10,12 @@ use aya_ebpf::{
 use kmesh_se_common::{
     addr::Addr16,
     limits::{
-        EVENT_BYTES, MAX_ADDRESSES, MAX_BACKENDS, MAX_CONNECTIONS, MAX_FRONTENDS, MAX_RESOLVERS,
-        MAX_SERVICES, MAX_SLOTS, MAX_UDP_PEERS, MAX_WORKLOADS,
+        EVENT_BYTES, MAX_ADDRESSES, MAX_BACKENDS, MAX_FRONTENDS, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS,
+        MAX_UDP_PEERS, MAX_WORKLOADS,
     },
     maps::{
-        Address, AddressKey, Backend, Config, Connection, EventRate, Frontend, FrontendKey, Outcome,
-        Resolver, Service, ServiceCount, Slot, SockState, UdpKey, UdpPeer, Workload,
+        Address, AddressKey, Backend, Config, EventRate, Frontend, FrontendKey, Outcome, Resolver, Service,
+        ServiceCount, Slot, SockState, UdpKey, UdpPeer, Workload,
     },
 };
 
@@ -35,8 +35,6 @@ pub(crate) static SERVICE: Array<Service, { MAX_SERVICES as usize }, { BPF_F_MMA
 pub(crate) static SLOT: Array<Slot, { MAX_SLOTS as usize }> = Array::new();
 #[btf_map(name = "kmse_backend")]
 pub(crate) static BACKEND: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
-#[btf_map(name = "kmse_conn")]
-pub(crate) static CONNECTION: Array<Connection, { MAX_CONNECTIONS as usize }> = Array::new();
 #[btf_map(name = "kmse_sk")]
 pub(crate) static SK: SkStorage<SockState> = SkStorage::new();
 #[btf_map(name = "kmse_udp")]

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kmesh_se_common::limits::{LAYOUT_VERSION, MAP_CONNECTION, MAP_SK, MAP_UDP, SOCKET_LAYOUT_VERSION};
+use kmesh_se_common::limits::{LAYOUT_VERSION, MAP_SK, MAP_UDP, SOCKET_LAYOUT_VERSION};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -61,8 +61,7 @@ impl Pins {
     /// Where a map is pinned. Maps that hold state of sockets have a layout version of their own.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
-        let directory =
-            if [MAP_CONNECTION, MAP_SK, MAP_UDP].contains(&name) { &self.sockets } else { &self.maps };
+        let directory = if [MAP_SK, MAP_UDP].contains(&name) { &self.sockets } else { &self.maps };
         directory.join(name)
     }
 

@@ -73,12 +73,6 @@ fn make(sockets: &mut BTreeMap<i32, Socket>, call: Call) -> io::Result<Answer> {
                 std::net::TcpStream::connect(to)?;
             }
         }
-        Call::OpenAlike { socket, modulus } => {
-            let socket = open_alike(get(socket)?, modulus)?;
-            let number = socket.as_raw_fd();
-            sockets.insert(number, socket);
-            return Ok(Answer::Socket(number));
-        }
         Call::Close { socket } => drop(sockets.remove(&socket)),
     }
     Ok(Answer::Done)
@@ -87,19 +81,6 @@ fn make(sockets: &mut BTreeMap<i32, Socket>, call: Call) -> io::Result<Answer> {
 fn address(address: &SockAddr) -> io::Result<Answer> {
     let unknown = || io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
     address.as_socket().map(Answer::Address).ok_or_else(unknown)
-}
-
-/// Cookies are given out in batches to CPUs, so the right one may have gone to another CPU's socket many times.
-fn open_alike(like: &Socket, modulus: u64) -> io::Result<Socket> {
-    let wanted = like.cookie()? % modulus;
-    for _ in 0..64 * modulus {
-        let socket = Socket::new(like.domain()?, like.r#type()?, None)?;
-        if socket.cookie()? % modulus == wanted {
-            socket.set_read_timeout(Some(PATIENCE))?;
-            return Ok(socket);
-        }
-    }
-    Err(io::ErrorKind::NotFound.into())
 }
 
 /// A message with one buffer and room for an address; points into what it was made of.

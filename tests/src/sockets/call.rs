@@ -37,8 +37,6 @@ pub enum Call {
     Storm { socket: i32, to: Vec<SocketAddr>, rounds: usize },
     /// Connects and closes a stream `count` times.
     Loop { to: SocketAddr, count: usize },
-    /// A stream socket of the same family whose cookie differs from this one's by a multiple of `modulus`.
-    OpenAlike { socket: i32, modulus: u64 },
     /// `close(2)`.
     Close { socket: i32 },
 }

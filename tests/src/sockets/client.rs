@@ -194,14 +194,6 @@ impl Remote<'_> {
         }
     }
 
-    /// See [`Call::OpenAlike`].
-    pub fn open_alike(&self, modulus: u64) -> io::Result<Self> {
-        match self.client.call(&Call::OpenAlike { socket: self.socket, modulus })? {
-            Answer::Socket(socket) => Ok(Remote { client: self.client, socket }),
-            other => Err(unexpected(&other)),
-        }
-    }
-
     /// See [`Call::Storm`].
     pub fn storm(&self, to: &[SocketAddr], rounds: usize) -> io::Result<Vec<String>> {
         match self.client.call(&Call::Storm { socket: self.socket, to: to.to_vec(), rounds })? {

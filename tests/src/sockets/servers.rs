@@ -39,16 +39,6 @@ pub fn stream(netns: &Netns, address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes connections and closes them.
-///
-/// # Errors
-/// When it cannot listen.
-pub fn sink(netns: &Netns, address: SocketAddr) -> anyhow::Result<()> {
-    let listener = netns.inside(|| TcpListener::bind(address))??;
-    std::thread::spawn(move || listener.incoming().for_each(drop));
-    Ok(())
-}
-
 /// Answers each datagram with both addresses and the datagram; the socket is there to send more with.
 ///
 /// # Errors

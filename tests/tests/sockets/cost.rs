@@ -1,22 +1,19 @@
 //! What one run of a program costs, as ratios to an empty program: `cargo test --test sockets -- --ignored --nocapture`.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde_json::json;
 use tests::bpf::{Objects, bpftool};
 use tests::sockets::call::Call;
 use tests::sockets::client::Client;
-use tests::sockets::servers;
 use tests::sockets::translator::Empty;
 use tests::topology::BACKEND;
 
-use crate::{TCP, arena, service, tcp};
+use crate::{arena, server, tcp};
 
-const ROUNDS: usize = 11;
-const CONNECTS: usize = 400;
+const ROUNDS: usize = 7;
+const CONNECTS: usize = 1500;
 
 /// (nanoseconds, runs) of a program of this name at a cgroup, so far.
 fn spent(group: &Path, name: &str) -> anyhow::Result<(f64, f64)> {
@@ -45,15 +42,7 @@ fn what_a_connect_costs() -> anyhow::Result<()> {
     let setting = "/proc/sys/kernel/bpf_stats_enabled";
     let before = fs::read_to_string(setting)?;
     fs::write(setting, "1")?;
-    let direct = SocketAddr::from((BACKEND, 9009));
-    servers::sink(&arena.backend, direct)?;
-    let text = service(
-        "sink",
-        &[(BACKEND, 1)],
-        json!({ "ports": [{ "name": "tcp", "number": TCP, "protocol": "TCP", "targetPort": direct.port() }] }),
-    );
-    arena.write("sink.yaml", &text, &["sink.test"])?;
-    let [vip, _] = tcp(&arena, "sink")?;
+    let (direct, [vip, _]) = (server(BACKEND), tcp(&arena, "both")?);
     let arms = [
         ("empty", &alone, direct, &bare, "empty"),
         ("not enrolled", &plain, direct, &pods, "kmse_connect4"),
@@ -79,15 +68,12 @@ fn what_a_connect_costs() -> anyhow::Result<()> {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let least = |values: &[f64]| values.iter().copied().fold(f64::MAX, f64::min);
-    let (base, floor) = (median(&mut all[0]), least(&all[0]));
+    let base = median(&mut all[0]);
     for ((name, ..), values) in arms.iter().zip(&mut all) {
-        let (low, middle) = (least(values), median(values));
-        println!(
-            "{name:20} median {middle:6.0} ns {:5.2} x, least {low:6.0} ns {:5.2} x",
-            middle / base,
-            low / floor
-        );
+        let (low, high) =
+            (values.iter().copied().fold(f64::MAX, f64::min), values.iter().copied().fold(0.0, f64::max));
+        let middle = median(values);
+        println!("{name:20} {middle:7.0} ns  {:5.2} x  ({low:.0} to {high:.0})", middle / base);
     }
     Ok(())
 }

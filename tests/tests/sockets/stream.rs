@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use kmesh_se_common::limits::MAX_CONNECTIONS;
 use libc::{AF_INET, AF_INET6, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH};
 use tests::sockets::call::By;
 use tests::sockets::mapped;
@@ -205,27 +204,6 @@ fn a_connection_outlives_its_entry() -> anyhow::Result<()> {
         socket.send("x")?;
         assert_eq!(reached(&socket.receive()?), server(BACKEND));
         assert_eq!(socket.peer_name()?, vip);
-    }
-    Ok(())
-}
-
-#[test]
-fn sockets_that_want_the_same_place_keep_their_own_peers() -> anyhow::Result<()> {
-    let arena = arena()?;
-    let client = arena.client(true)?;
-    let ([a, _], [c, _]) = (tcp(&arena, "a")?, tcp(&arena, "c")?);
-    let first = client.stream(AF_INET)?;
-    first.connect(a)?;
-    let second = first.open_alike(MAX_CONNECTIONS.into())?;
-    second.connect(c)?;
-    assert_eq!((first.peer_name()?, second.peer_name()?), (a, c));
-    // Also when the place is free again, and when the second is used for something else.
-    drop(first);
-    assert_eq!(second.peer_name()?, c);
-    for to in [a, server(BACKEND), c] {
-        second.disconnect()?;
-        second.connect(to)?;
-        assert_eq!(second.peer_name()?, to);
     }
     Ok(())
 }
