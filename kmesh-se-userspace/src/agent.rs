@@ -10,6 +10,7 @@ mod handover;
 mod inventory;
 mod place;
 mod query;
+mod saving;
 mod trace;
 
 use std::{
@@ -37,6 +38,7 @@ use self::{
     events::Refusals,
     handover::{Leaving, Taken},
     place::{AttachCgroup, Unused},
+    saving::Saving,
     trace::Tracers,
 };
 use crate::{
@@ -120,8 +122,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         taken,
         programs: Programs::Loaded(programs),
         attach,
+        saving: Saving::of(&known),
         known,
-        addresses_changed: false,
         resolver,
         state,
         refusals,
@@ -167,6 +169,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         // New queries go to the resolvers at once; those that came are answered.
         heartbeat.stop();
         agent.dns.close(Farewell::Drain, handover::LAST_ANSWERS).await;
+        agent.saving.require();
         agent.save_addresses();
     }
     shutdown.cancel();
@@ -300,8 +303,7 @@ struct Agent {
     resolver: Resolver,
     /// Addresses that an earlier agent saved.
     known: BTreeMap<HostName, KnownAddresses>,
-    /// Whether names were answered since the addresses were saved.
-    addresses_changed: bool,
+    saving: Saving,
     state: StateDir,
     refusals: Refusals,
     tracers: Tracers,
@@ -362,7 +364,7 @@ impl Agent {
     }
 
     fn resolved(&mut self, update: resolve::Update) {
-        self.addresses_changed = true;
+        self.saving.answered(&update);
         self.reconciler.resolved(update.name, update.addresses);
     }
 
@@ -382,30 +384,10 @@ impl Agent {
         if step.must_save {
             self.save_ids();
         }
+        if self.saving.is_urgent() {
+            self.save_addresses();
+        }
         self.reconciler.commit(step);
-    }
-
-    /// Saves what the maps and clients will refer to, before they do.
-    fn save_ids(&self) {
-        let vips = self.state.save_vips(self.reconciler.vips());
-        if let Err(error) = vips.and(self.state.save_scopes(&self.reconciler.sink().scope_ids())) {
-            tracing::error!(%error, "state is not saved: after a restart hosts may get other addresses");
-        }
-    }
-
-    fn save_addresses(&mut self) {
-        if !std::mem::take(&mut self.addresses_changed) {
-            return;
-        }
-        let now = Timestamp::now();
-        let names = self.resolver.status().into_iter().filter(|n| !n.addresses.is_empty()).map(|n| {
-            let age =
-                jiff::SignedDuration::from_secs(i64::try_from(n.age_secs.unwrap_or_default()).unwrap_or(0));
-            (n.name, KnownAddresses { addresses: n.addresses, answered_at: now - age })
-        });
-        if let Err(error) = self.state.save_addresses(&names.collect()) {
-            tracing::warn!(%error, "addresses are not saved: a restart without DNS will not know them");
-        }
     }
 
     fn attach(&mut self) -> anyhow::Result<()> {

@@ -4,6 +4,8 @@
 //! of how it is built; it is a program at a path.
 
 use std::ffi::OsStr;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -172,6 +174,20 @@ impl Agent {
         serde_json::from_slice(&output.stdout).with_context(|| {
             format!("kmesh-se {command} printed no JSON: {}", String::from_utf8_lossy(&output.stdout))
         })
+    }
+
+    /// The JSON at a path of the admin socket: what [`Agent::json`] answers, without a program in between.
+    ///
+    /// # Errors
+    /// When nobody answers, or not with JSON.
+    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let mut stream = UnixStream::connect(&self.flags.admin)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
+        serde_json::from_str(body).with_context(|| format!("{path} answered {answer}"))
     }
 
     /// The words before a command to run it enrolled: `kmesh-se exec --admin SOCKET --`.

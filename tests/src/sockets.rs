@@ -5,12 +5,14 @@
 
 pub mod call;
 pub mod client;
+pub mod hammer;
 pub mod servers;
 pub mod translator;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -30,6 +32,8 @@ pub const MANY: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 0);
 pub struct Arena {
     /// The agent under test.
     pub agent: Agent,
+    /// Where the agent runs.
+    pub node: Netns,
     /// Where servers run.
     pub backend: Netns,
     /// Where clients run.
@@ -48,6 +52,18 @@ impl Arena {
     /// # Errors
     /// When a part does not come up.
     pub fn start(client: &Path, entries: &str) -> anyhow::Result<Arena> {
+        Arena::start_with(client, entries, |_| ())
+    }
+
+    /// The same with changed flags.
+    ///
+    /// # Errors
+    /// When a part does not come up.
+    pub fn start_with(
+        client: &Path,
+        entries: &str,
+        change: impl FnOnce(&mut Flags),
+    ) -> anyhow::Result<Arena> {
         let run = Run::begin()?;
         let add = |role: &str| Netns::add(&run, role);
         let (node, sleep, backend) = (add("node")?, add("sleep")?, add("backend")?);
@@ -69,11 +85,12 @@ impl Arena {
             netns.ip(&format!("link set lo up\n{addresses}link set eth0 up\n{more}"))?;
         }
         let parent = cgroup::make(&run)?;
-        let flags = Flags::new(&run, &parent.join("pods"))?;
+        let mut flags = Flags::new(&run, &parent.join("pods"))?;
+        change(&mut flags);
         std::fs::write(flags.source.join("entries.yaml"), entries)?;
         let source = flags.source.clone();
         let agent = Agent::start_with(&run, &node, flags, &[])?;
-        Ok(Arena { agent, backend, sleep, parent, client: client.to_owned(), entries: source, run })
+        Ok(Arena { agent, node, backend, sleep, parent, client: client.to_owned(), entries: source, run })
     }
 
     /// A client process in the client's namespace.
@@ -87,14 +104,45 @@ impl Arena {
         Client::start(command.args(&words[1..])).with_context(|| format!("cannot start {words:?}"))
     }
 
+    /// Starts an agent in place of one that has ended.
+    ///
+    /// # Errors
+    /// When it does not start well.
+    pub fn resume(&mut self, program: &Path) -> anyhow::Result<()> {
+        let flags = Flags { program: program.to_owned(), ..self.agent.flags().clone() };
+        self.agent = Agent::start_with(&self.run, &self.node, flags, &[])?;
+        Ok(())
+    }
+
+    /// Starts a second agent that takes over from the first, which must end by itself and well.
+    ///
+    /// # Errors
+    /// When one of them does not.
+    pub fn take_over(&mut self, program: &Path) -> anyhow::Result<()> {
+        let flags = Flags { program: program.to_owned(), ..self.agent.flags().clone() };
+        let new = Agent::start_with(&self.run, &self.node, flags, &["--takeover"])?;
+        let mut old = std::mem::replace(&mut self.agent, new);
+        let status = old.process().wait(Duration::from_secs(10))?;
+        anyhow::ensure!(status.success(), "the old agent ended with {status}\n{}", old.log_tail());
+        Ok(())
+    }
+
+    /// Puts a file of entries in place at once, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let draft = self.entries.join(format!(".{name}.draft"));
+        std::fs::write(&draft, text)?;
+        std::fs::rename(draft, self.entries.join(name)).with_context(|| format!("cannot write {name}"))
+    }
+
     /// Adds or replaces a file of entries, and waits until all of its hosts are served.
     ///
     /// # Errors
     /// When it cannot be written, or is not served.
     pub fn write(&self, name: &str, text: &str, hosts: &[&str]) -> anyhow::Result<()> {
-        let draft = self.entries.join(format!(".{name}.draft"));
-        std::fs::write(&draft, text)?;
-        std::fs::rename(draft, self.entries.join(name)).with_context(|| format!("cannot write {name}"))?;
+        self.put(name, text)?;
         hosts.iter().try_for_each(|host| self.agent.until_serves(host, true))
     }
 

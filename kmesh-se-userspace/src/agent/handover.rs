@@ -193,7 +193,7 @@ impl Agent {
             tracing::debug!("a connection to the admin socket stays open");
         }
         // What the other one starts from.
-        self.addresses_changed = true;
+        self.saving.require();
         self.save_addresses();
         let offer =
             self.offer().inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "no offer"));

@@ -3,21 +3,25 @@
 //! In: [`Call`]s, one JSON line each, on standard input. Out: an [`Answer`] line for each. Never: a choice of its own.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::sync::Barrier;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use socket2::{SockAddr, SockAddrStorage, Socket};
-use tests::sockets::call::{Answer, By, Call};
+use tests::load::now_ns;
+use tests::sockets::call::{Answer, By, Call, Hammered, Reached};
 
 /// How long a call may wait before it fails with `EAGAIN`.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest text.
 const TEXT: usize = 2048;
+/// How long a connection of [`Call::Hammer`] may take until it counts as failed.
+const STUCK: Duration = Duration::from_secs(10);
 
 fn main() -> io::Result<()> {
     let mut sockets = BTreeMap::new();
@@ -73,6 +77,10 @@ fn make(sockets: &mut BTreeMap<i32, Socket>, call: Call) -> io::Result<Answer> {
                 std::net::TcpStream::connect(to)?;
             }
         }
+        Call::Which { to } => {
+            return Ok(Answer::Backends(to.into_iter().map(which).collect::<Result<_, _>>()?));
+        }
+        Call::Hammer { to, threads, stop } => return hammer(&to, threads, &stop),
         Call::Close { socket } => drop(sockets.remove(&socket)),
     }
     Ok(Answer::Done)
@@ -254,4 +262,71 @@ fn storm(socket: &Socket, to: &[SocketAddr], rounds: usize) -> io::Result<Answer
         }
         Ok(Answer::Wrong(wrong))
     })
+}
+
+fn hammer(to: &[SocketAddr], threads: usize, stop: &Path) -> io::Result<Answer> {
+    let mut all = Hammered::default();
+    let mut reached: BTreeMap<(usize, SocketAddr), u64> = BTreeMap::new();
+    std::thread::scope(|scope| -> io::Result<()> {
+        let work = |number: usize| move || hammer_one(to, to.len() * number / threads, stop);
+        let threads: Vec<_> = (0..threads).map(|number| scope.spawn(work(number))).collect();
+        for thread in threads {
+            let one = thread.join().map_err(|_| io::Error::other("a thread panicked"))??;
+            all.connects += one.connects;
+            all.slowest_us = all.slowest_us.max(one.slowest_us);
+            all.failures.extend(one.failures);
+            for Reached { to, backend, last_ns } in one.reached {
+                let last = reached.entry((to, backend)).or_default();
+                *last = last_ns.max(*last);
+            }
+        }
+        Ok(())
+    })?;
+    let rows = reached.into_iter().map(|((to, backend), last_ns)| Reached { to, backend, last_ns });
+    all.reached = rows.collect();
+    Ok(Answer::Hammered(all))
+}
+
+/// One thread, which begins with the address of this number.
+fn hammer_one(to: &[SocketAddr], first: usize, stop: &Path) -> io::Result<Hammered> {
+    let mut told = Hammered::default();
+    let mut reached = BTreeMap::new();
+    for number in (0..to.len()).cycle().skip(first) {
+        if stop.exists() {
+            break;
+        }
+        let began_ns = now_ns().map_err(io::Error::other)?;
+        let began = Instant::now();
+        match which(to[number]) {
+            Ok(backend) => {
+                told.connects += 1;
+                let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                told.slowest_us = told.slowest_us.max(micros);
+                reached.insert((number, backend), began_ns);
+            }
+            Err(error) => {
+                told.failures.push(format!("{} after {:?}: {error}", to[number], began.elapsed()));
+            }
+        }
+    }
+    let rows = reached.into_iter().map(|((to, backend), last_ns)| Reached { to, backend, last_ns });
+    told.reached = rows.collect();
+    Ok(told)
+}
+
+/// The server that answers at an address.
+fn which(to: SocketAddr) -> io::Result<SocketAddr> {
+    let family = if to.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+    let mut socket = Socket::new(family, socket2::Type::STREAM, None)?;
+    socket.set_read_timeout(Some(STUCK))?;
+    socket.set_write_timeout(Some(STUCK))?;
+    // Closing leaves nothing behind, or local ports would run out.
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.connect(&to.into())?;
+    socket.write_all(b"?")?;
+    let mut buffer = [0; 128];
+    let length = socket.read(&mut buffer)?;
+    let text = readable(&buffer[..length]);
+    let own = text.split(' ').next().and_then(|own| own.parse().ok());
+    own.ok_or_else(|| io::Error::other(format!("the server said {text:?}")))
 }

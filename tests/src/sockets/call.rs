@@ -3,6 +3,7 @@
 //! In: nothing. Out: the words of both sides, as JSON lines. Never: a system call.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,11 @@ pub enum Call {
     Storm { socket: i32, to: Vec<SocketAddr>, rounds: usize },
     /// Connects and closes a stream `count` times.
     Loop { to: SocketAddr, count: usize },
+    /// Connects once to each address, one after the other; answers the backends that were reached.
+    Which { to: Vec<SocketAddr> },
+    /// Connects without a pause, each thread to one address after the other, and asks which backend it reached; until the
+    /// file `stop` is there.
+    Hammer { to: Vec<SocketAddr>, threads: usize, stop: PathBuf },
     /// `close(2)`.
     Close { socket: i32 },
 }
@@ -66,6 +72,32 @@ pub enum Answer {
     },
     ReceivedMany(Vec<(String, Option<SocketAddr>)>),
     Wrong(Vec<String>),
+    Backends(Vec<SocketAddr>),
+    Hammered(Hammered),
     /// The call failed with this errno.
     Failed(i32),
+}
+
+/// What became of the connections of [`Call::Hammer`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hammered {
+    /// Those that were answered.
+    pub connects: u64,
+    /// The longest that one took with its answer, microseconds.
+    pub slowest_us: u64,
+    /// Those that were not answered: the address dialled, how long it took and why.
+    pub failures: Vec<String>,
+    /// Who answered.
+    pub reached: Vec<Reached>,
+}
+
+/// A backend that answered an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Which of the addresses was dialled.
+    pub to: usize,
+    /// The server's own address.
+    pub backend: SocketAddr,
+    /// When its last connection began, on the monotonic clock, nanoseconds.
+    pub last_ns: u64,
 }

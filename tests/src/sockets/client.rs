@@ -55,6 +55,17 @@ impl Client {
         }
     }
 
+    /// The backends that these addresses lead to now.
+    ///
+    /// # Errors
+    /// That of the first connection that fails.
+    pub fn which(&self, to: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
+        match self.call(&Call::Which { to: to.to_vec() })? {
+            Answer::Backends(backends) => Ok(backends),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// A socket of this family, kind and protocol.
     ///
     /// # Errors
