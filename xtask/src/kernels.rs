@@ -172,9 +172,13 @@ fn run(
     })
 }
 
-/// Builds what runs in the machine.
+/// Builds what runs in the machine, but for an agent that `KMESH_SE_BIN` names.
 fn build() -> anyhow::Result<Programs> {
-    let agent = workspace::build_agent(false)?;
+    let agent = match std::env::var_os("KMESH_SE_BIN") {
+        Some(path) => std::fs::canonicalize(&path)
+            .with_context(|| format!("KMESH_SE_BIN names {}, which cannot be used", path.display()))?,
+        None => workspace::build_agent(false)?,
+    };
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--package", "tests", "--test", TEST, "--no-run", "--message-format", "json"]);
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;

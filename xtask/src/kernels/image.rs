@@ -116,7 +116,8 @@ impl Image {
     }
 }
 
-/// The first program. What it says goes to the second serial port, so that the kernel's messages do not come between.
+/// The first program. What it says goes to the second serial port, so that the kernel's messages do not come between. Nothing is
+/// mounted on `/tmp`: the programs may lie below it, and the root is in memory already.
 const INIT: &str = r#"#!@busybox@ sh
 b=@busybox@
 $b mount -t devtmpfs devtmpfs /dev
@@ -130,7 +131,6 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 $b mount -t proc proc /proc &&
     $b mount -t sysfs sysfs /sys &&
     $b mount -t tmpfs tmpfs /run &&
-    $b mount -t tmpfs tmpfs /tmp &&
     $b mount -t cgroup2 cgroup2 /sys/fs/cgroup &&
     $b mount -t bpf bpf /sys/fs/bpf || finish 125
 for module in /modules/*.ko; do
