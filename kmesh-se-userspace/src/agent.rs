@@ -96,6 +96,11 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let attach = AttachCgroup::open(&args, taken.as_ref())?;
     let _unused = Unused::new(&args, &attach);
     let pins = Pins::open(&args.pin, &args.capacities())?;
+    for missing in loader::missing_features() {
+        let (feature, (major, minor)) = (missing.name, missing.since);
+        let since = format!("{major}.{minor}");
+        tracing::warn!(feature, %since, consequence = missing.without, "the kernel lacks a feature");
+    }
     let (programs, mut maps) = loader::load(pins, &args.capacities())?;
     refusals.read_from(&mut maps, &mut tasks, &shutdown)?;
     let mut maps = AyaMaps::new(maps, args.capacities())?;

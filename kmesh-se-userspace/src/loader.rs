@@ -3,6 +3,7 @@
 //! In: the embedded object, a cgroup, a pin directory. Out: maps and links, pinned, taken over from an earlier agent where
 //! they are there. Never: an element of a map.
 
+mod features;
 mod pins;
 
 use std::{
@@ -15,12 +16,14 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
     programs::{CgroupAttachMode, Program, ProgramError, links::FdLink},
-    util::KernelVersion,
 };
 use kmesh_se_common::limits as l;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-pub use self::pins::Pins;
+pub use self::{
+    features::{Feature, missing_features},
+    pins::Pins,
+};
 use crate::{enrol::Cgroup, sink::Capacities, sys};
 
 /// The programs, with BTF, built by `build.rs`.
@@ -169,9 +172,8 @@ pub fn check_place(cgroup: &Path) -> Result<(), LoadError> {
 /// # Errors
 /// [`LoadError`], each naming what is missing.
 pub fn load(pins: Pins, capacities: &Capacities) -> Result<(Unattached, LoadedMaps), LoadError> {
-    let since =
-        |minor| u8::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, minor, 0)));
-    let (set_retval, mptcp) = (since(18), since(19));
+    let has = |feature: Feature| u8::from(!missing_features().contains(&feature));
+    let (set_retval, mptcp) = (has(features::SET_RETVAL), has(features::MPTCP));
     let mut loader = EbpfLoader::new();
     for name in l::MAPS {
         loader.map_pin_path(name, pins.map(name));

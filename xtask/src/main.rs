@@ -5,6 +5,7 @@
 
 mod bench;
 mod demo;
+mod kernels;
 mod lint;
 mod run;
 mod setup;
@@ -39,6 +40,8 @@ enum Command {
     },
     /// Measure what kmesh-se costs, against no program, nftables and Envoy; a table, JSON and plots
     Bench(bench::Options),
+    /// Run the data-path tests on Debian's kernels 5.10, 6.1, 6.12 and 7.2, each in an emulated machine
+    Kernels(kernels::Options),
     /// Formatting, clippy, and the rules of who may import whom
     Lint,
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Demo(build) => demo::demo(build.release),
         Command::Test { arguments } => test::test(&arguments),
         Command::Bench(options) => bench::bench(&options),
+        Command::Kernels(options) => kernels::kernels(&options),
         Command::Lint => lint::lint(),
     };
     match done {

@@ -13,6 +13,7 @@ use anyhow::bail;
 
 pub(crate) use bpf::Recipe;
 use machine::Machine;
+pub(crate) use machine::program as find_program;
 
 /// How much `setup` says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,16 @@ const COMPARED: &[Requirement] = &[
     },
 ];
 
+/// What only `kernels` needs.
+const EMULATION: &[Requirement] = &[
+    program("qemu-system-x86_64", "kernels boots machines", &["qemu-system-x86"]),
+    program("busybox", "their first program", &["busybox-static"]),
+    program("cpio", "packs their files", &["cpio"]),
+    program("depmod", "knows which modules a kernel's modules need", &["kmod"]),
+    program("xz", "unpacks modules", &["xz-utils"]),
+    program("dpkg-deb", "unpacks kernels", &["dpkg"]),
+];
+
 const fn program(what: &'static str, needed: &'static str, packages: &'static [&'static str]) -> Requirement {
     Requirement { what, needed, find: Find::Program, or_else: OrElse::Debian(packages) }
 }
@@ -142,6 +153,14 @@ pub(crate) fn setup(verbosity: Verbosity) -> anyhow::Result<()> {
 /// When something is missing that could not be installed; `bench` can do without.
 pub(crate) fn compared() -> anyhow::Result<()> {
     make_ready(COMPARED, Verbosity::Changes)
+}
+
+/// Makes ready what `kernels` boots other kernels with.
+///
+/// # Errors
+/// When something is missing that could not be installed; the message names all of it.
+pub(crate) fn emulation() -> anyhow::Result<()> {
+    make_ready(EMULATION, Verbosity::Changes)
 }
 
 fn make_ready(requirements: &[Requirement], verbosity: Verbosity) -> anyhow::Result<()> {

@@ -22,6 +22,11 @@ pub(crate) fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
+/// Where cargo builds.
+pub(crate) fn target() -> PathBuf {
+    tests::stage::target_folder()
+}
+
 /// The cargo that runs xtask, in the workspace's root.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -73,7 +73,7 @@ fn apt_knows(packages: &[&str]) -> bool {
 }
 
 /// A program in PATH, or where root's programs are when PATH lacks them.
-pub(super) fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
