@@ -77,6 +77,7 @@ const REQUIREMENTS: &[Requirement] = &[
     program("tcpdump", "shows which packets leave", &["tcpdump"]),
     program("bpftool", "shows what the kernel holds", &["bpftool"]),
     program("dnsmasq", "the tests' authoritative DNS server", &["dnsmasq-base"]),
+    program("dig", "asks that server in ways that no resolver library would", &["bind9-dnsutils"]),
     Requirement {
         what: "CA certificates",
         needed: "downloads over HTTPS",
