@@ -20,10 +20,7 @@ use crate::{
     desired::{self, Desired, Keys, Tables, VipPool},
     diff::{MapOp, diff},
     dns::NameTable,
-    model::{
-        Addresses, HostName, Object, ObjectRef, Resolved, Snapshot, validate_service_entry,
-        validate_workload_entry,
-    },
+    model::{Addresses, HostName, Object, ObjectRef, Resolved, Snapshot, validate},
     sink::{Maps, Sink},
     source::Event,
 };
@@ -114,20 +111,15 @@ impl<M: Maps> Reconciler<M> {
 
     fn apply(&mut self, object: &Object) {
         let reference = object.object_ref();
-        let touched = match object {
-            Object::ServiceEntry(raw) => {
-                let verdict = validate_service_entry(raw);
-                self.report.set_object(&reference, verdict.errors, verdict.warnings);
-                self.report.set_rejected_hosts(&reference, &raw.spec.hosts);
-                verdict.accepted.map(|entry| self.snapshot.apply_entry(entry))
-            }
-            Object::WorkloadEntry(raw) => {
-                let verdict = validate_workload_entry(raw);
-                self.report.set_object(&reference, verdict.errors, verdict.warnings);
-                verdict.accepted.map(|workload| self.snapshot.apply_workload(workload))
-            }
+        let verdict = validate(object);
+        self.report.set_object(&reference, verdict.errors, verdict.warnings);
+        if let Object::ServiceEntry(raw) = object {
+            self.report.set_rejected_hosts(&reference, &raw.spec.hosts);
+        }
+        let touched = match verdict.accepted {
+            Some(accepted) => self.snapshot.apply(accepted),
+            None => self.snapshot.remove(&reference),
         };
-        let touched = touched.unwrap_or_else(|| self.snapshot.remove(&reference));
         self.dirty.extend(touched);
     }
 

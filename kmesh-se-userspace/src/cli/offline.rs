@@ -18,8 +18,7 @@ use super::input;
 use crate::{
     desired::{self, VipPool, VipRanges},
     model::{
-        Addresses, HostName, Issue, Object, ObjectRef, Parsed, Reason, Resolved, Snapshot, parse,
-        validate_service_entry, validate_workload_entry,
+        Addresses, HostName, Issue, Object, ObjectRef, Parsed, Reason, Resolved, Snapshot, parse, validate,
     },
 };
 
@@ -83,18 +82,11 @@ impl Offline {
             return self
                 .reject(&reference, vec![Issue::new("metadata.name", Reason::ObjectDuplicate, message)]);
         }
-        let errors = match object {
-            Object::ServiceEntry(raw) => {
-                let verdict = validate_service_entry(raw);
-                verdict.accepted.map(|entry| self.snapshot.apply_entry(entry));
-                verdict.errors
-            }
-            Object::WorkloadEntry(raw) => {
-                let verdict = validate_workload_entry(raw);
-                verdict.accepted.map(|workload| self.snapshot.apply_workload(workload));
-                verdict.errors
-            }
-        };
+        let verdict = validate(object);
+        if let Some(accepted) = verdict.accepted {
+            self.snapshot.apply(accepted);
+        }
+        let errors = verdict.errors;
         if !errors.is_empty() {
             self.reject(&reference, errors);
         }

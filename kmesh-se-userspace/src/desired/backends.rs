@@ -6,16 +6,14 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::Backend;
-use crate::model::{
-    Addresses, Endpoint, EndpointAddress, Entry, HostName, Port, Resolution, Resolved, Workload,
-};
+use crate::model::{Addresses, Endpoint, EndpointAddress, Entry, HostName, Port, Resolution, Resolved};
 
 /// The backends of `port`, sorted by address; an address that occurs twice has the sum of the weights.
 pub(super) fn backends<'a>(
     entry: &'a Entry,
     host: &'a HostName,
     port: &Port,
-    workloads: impl Iterator<Item = &'a Arc<Workload>>,
+    listed: impl Iterator<Item = &'a Endpoint>,
     resolved: &Resolved,
 ) -> Vec<Backend> {
     let own_host;
@@ -25,7 +23,7 @@ pub(super) fn backends<'a>(
             own_host = Endpoint::of_name(host.clone());
             vec![&own_host]
         }
-        _ => entry.endpoints.iter().chain(workloads.map(|w| &w.endpoint)).collect(),
+        _ => listed.collect(),
     };
     let mut found: BTreeMap<(IpAddr, u16), (u32, Arc<str>)> = BTreeMap::new();
     for endpoint in endpoints {

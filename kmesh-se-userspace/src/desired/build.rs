@@ -123,10 +123,7 @@ pub fn names_of(snapshot: &Snapshot, entry: &Entry, host: &HostName) -> BTreeSet
     match entry.resolution {
         Resolution::None | Resolution::DynamicDns => BTreeSet::new(),
         _ if backends::resolves_host(entry) => BTreeSet::from([host.clone()]),
-        _ => {
-            let selected = snapshot.selected_by(entry).map(|w| &w.endpoint);
-            backends::names(entry.endpoints.iter().chain(selected)).cloned().collect()
-        }
+        _ => backends::names(snapshot.endpoints_of(entry)).cloned().collect(),
     }
 }
 
@@ -176,7 +173,7 @@ fn add_view(
         for (entry, ports) in &view.entries {
             for port in ports {
                 let key = ServiceKey { host: host.clone(), entry: entry.object.clone(), port: port.number };
-                let backends = backends::backends(entry, host, port, snapshot.selected_by(entry), resolved);
+                let backends = backends::backends(entry, host, port, snapshot.endpoints_of(entry), resolved);
                 all_backends.extend(backends.iter().cloned());
                 for address in &vips {
                     let frontend = Frontend {
@@ -234,7 +231,7 @@ pub(super) fn backends_by_port(
     let mut found = BTreeMap::new();
     for (entry, ports) in &view.entries {
         for port in ports {
-            let backends = backends::backends(entry, host, port, snapshot.selected_by(entry), resolved);
+            let backends = backends::backends(entry, host, port, snapshot.endpoints_of(entry), resolved);
             found.insert((entry.object.clone(), port.number), backends);
         }
     }

@@ -36,6 +36,8 @@ fn entry(object: &str, age: i64, host: &str) -> Entry {
         workload_selector: None,
         export_to: ExportTo::All,
         subject_alt_names: Vec::new(),
+        traffic_distribution: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -66,7 +68,8 @@ fn workload(object: &str, labels: &[(&str, &str)], address: &str) -> Workload {
     Workload {
         object: object_ref(Kind::WorkloadEntry, object),
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-        endpoint: endpoint(address),
+        endpoints: vec![endpoint(address)],
+        is_ready: true,
     }
 }
 

@@ -72,7 +72,10 @@ fn any_entry() -> impl Strategy<Value = Entry> {
 fn any_workload() -> impl Strategy<Value = Workload> {
     let place = (prop::sample::select(NAMESPACES.to_vec()), 0u8..2);
     (place, prop::sample::select(vec!["a", "b"]), any_endpoint()).prop_map(|((namespace, name), app, at)| {
-        Workload { endpoint: at, ..workload(&format!("{namespace}/w{name}"), &[("app", app)], "10.9.9.9") }
+        Workload {
+            endpoints: vec![at],
+            ..workload(&format!("{namespace}/w{name}"), &[("app", app)], "10.9.9.9")
+        }
     })
 }
 
