@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     Address, Backend, Frontend, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted, Vips, backends,
+    winner::{Winner, winner},
 };
 use crate::model::{Entry, ExportTo, HostName, Namespace, ObjectRef, Port, Resolution, Resolved, Snapshot};
 
@@ -36,28 +37,21 @@ pub struct View<'a> {
     pub entries: Vec<(&'a Arc<Entry>, Vec<&'a Port>)>,
 }
 
-/// What clients of `namespace` (or the mesh at large) see of `host`: the entries of their own namespace, else those of
-/// the namespace that has the oldest visible entry. Within a namespace the oldest entry wins a port; ports that only a
+/// What clients of `scope` see of `host`: the entries of their own namespace, else those of the namespace that has the
+/// oldest visible entry; nothing if it is the name of a Service that comes before. Within a namespace the oldest entry wins a port; ports that only a
 /// younger one lists are added when its resolution agrees.
 #[must_use]
 pub fn view_for<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> Option<View<'a>> {
-    let mut visible: Vec<_> = snapshot.entries_of(host);
-    visible.retain(|entry| match scope {
-        Scope::Mesh => entry.export_to == ExportTo::All,
-        Scope::Namespace(namespace) => entry.is_visible_to(namespace),
-    });
-    let own = |entry: &&Arc<Entry>| matches!(scope, Scope::Namespace(n) if *n == entry.object.namespace);
-    let winner = visible.iter().copied().find(own).or_else(|| visible.first().copied())?;
-    visible.retain(|entry| entry.object.namespace == winner.object.namespace);
-
+    let Winner::Entries(visible) = winner(snapshot, host, scope) else { return None };
+    let first = *visible.first()?;
     let mut taken = BTreeSet::new();
     let mut entries = Vec::new();
     for entry in visible {
-        if entry.resolution != winner.resolution {
+        if entry.resolution != first.resolution {
             continue;
         }
         let ports: Vec<&Port> = entry.ports.iter().filter(|p| taken.insert(p.number)).collect();
-        if !ports.is_empty() || std::ptr::eq(entry, winner) {
+        if !ports.is_empty() || std::ptr::eq(entry, first) {
             entries.push((entry, ports));
         }
     }
@@ -84,9 +78,7 @@ impl View<'_> {
         if matches!(primary.resolution, Resolution::None | Resolution::DynamicDns) {
             return (Vec::new(), Unlisted::Pass);
         }
-        let of_host = |h: &Option<HostName>| h.as_ref().is_none_or(|h| h == host);
-        let in_status = primary.status_addresses.iter().filter(|(_, h)| of_host(h)).map(|(a, _)| *a);
-        let mut vips: Vec<IpAddr> = in_status.collect();
+        let mut vips: Vec<IpAddr> = in_status(primary, host).collect();
         if vips.is_empty() && may_allocate(primary, host) {
             vips = allocated.into_iter().flat_map(Vips::iter).collect();
         }
@@ -98,9 +90,16 @@ impl View<'_> {
 #[must_use]
 pub fn needs_vip(snapshot: &Snapshot, host: &HostName) -> bool {
     snapshot.entries_of(host).iter().any(|entry| {
-        let in_status = entry.status_addresses.iter().any(|(_, h)| h.as_ref().is_none_or(|h| h == host));
-        entry.export_to != ExportTo::Nobody && !in_status && may_allocate(entry, host)
+        let has_status = in_status(entry, host).next().is_some();
+        entry.export_to != ExportTo::Nobody && !has_status && may_allocate(entry, host)
     })
+}
+
+/// The addresses that somebody has allocated for `host`. As with Istio, who wants none allocated does not get them.
+fn in_status<'a>(entry: &'a Entry, host: &'a HostName) -> impl Iterator<Item = IpAddr> + 'a {
+    let of_host = move |h: &Option<HostName>| h.as_ref().is_none_or(|h| h == host);
+    let used = entry.may_allocate.then_some(&entry.status_addresses);
+    used.into_iter().flatten().filter(move |(_, h)| of_host(h)).map(|(a, _)| *a)
 }
 
 fn may_allocate(entry: &Entry, host: &HostName) -> bool {
@@ -135,12 +134,19 @@ pub fn host(snapshot: &Snapshot, resolved: &Resolved, vips: Option<&Vips>, host:
     if let Some(view) = &mesh {
         add_view(&mut desired, snapshot, resolved, vips, host, Scope::Mesh, view);
     }
-    for namespace in namespaces_with_views(snapshot, host) {
-        let scope = Scope::Namespace(namespace);
-        if let Some(view) = view_for(snapshot, host, &scope)
-            && mesh.as_ref() != Some(&view)
-        {
-            add_view(&mut desired, snapshot, resolved, vips, host, scope, &view);
+    let sharing = namespaces_sharing(snapshot, host);
+    for namespace in namespaces_with_views(snapshot, host).union(&sharing) {
+        let scope = Scope::Namespace(namespace.clone());
+        match view_for(snapshot, host, &scope) {
+            Some(view) if mesh.as_ref() != Some(&view) || sharing.contains(namespace) => {
+                add_view(&mut desired, snapshot, resolved, vips, host, scope, &view);
+            }
+            None => {
+                if let Some(service) = mesh.as_ref().and_then(|_| snapshot.service_of(host)) {
+                    desired.names.views.insert(scope, NameView::not_ours(service.object.clone()));
+                }
+            }
+            _ => {}
         }
     }
     desired
@@ -153,6 +159,26 @@ fn namespaces_with_views(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Names
         namespaces.insert(entry.object.namespace.clone());
         if let ExportTo::Namespaces(listed) = &entry.export_to {
             namespaces.extend(listed.iter().cloned());
+        }
+    }
+    if let Some(service) = snapshot.service_of(host) {
+        namespaces.insert(service.object.namespace.clone());
+        if let ExportTo::Namespaces(listed) = &service.export_to {
+            namespaces.extend(listed.iter().cloned());
+        }
+    }
+    namespaces
+}
+
+/// The namespaces that write an address of `host` too, if there are several: at a shared address each comes first for its
+/// own clients, who then need a view of everybody's ports there.
+fn namespaces_sharing(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespace> {
+    let mut namespaces = BTreeSet::new();
+    for address in snapshot.entries_of(host).into_iter().flat_map(|entry| entry.own_addresses()) {
+        let of_address: BTreeSet<_> =
+            snapshot.writers_of(address).map(|e| e.object.namespace.clone()).collect();
+        if of_address.len() > 1 {
+            namespaces.extend(of_address);
         }
     }
     namespaces
@@ -212,13 +238,6 @@ fn add_view(
         entry: view.primary().object.clone(),
     };
     desired.names.views.insert(scope, name);
-}
-
-/// The entry that each entry of `host` loses to in its own namespace's view, or none if it serves.
-#[must_use]
-pub(super) fn winner_over(view: &View<'_>, entry: &Entry) -> Option<ObjectRef> {
-    let serves = view.entries.iter().any(|(e, _)| e.object == entry.object);
-    (!serves).then(|| view.primary().object.clone())
 }
 
 /// Groups the backends of a view by port, for people.

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Address, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
 use crate::model::{HostName, ObjectRef};
 
-/// Older entries first, then by name.
-type Claim = (Option<jiff::Timestamp>, Option<ObjectRef>, HostName);
+/// Entries of the client's own namespace first, then older ones, then by name.
+type Claim = (bool, Option<jiff::Timestamp>, Option<ObjectRef>, HostName);
 
 /// What every host wants, and who wins what several want.
 #[derive(Debug, Default)]
@@ -88,7 +88,7 @@ impl Desired {
     /// The service that `frontend` is to lead to: that of the oldest claim.
     #[must_use]
     pub fn winner_of(&self, frontend: &Frontend) -> Option<&ServiceKey> {
-        let (_, _, host) = self.frontends.get(frontend)?.first()?;
+        let (.., host) = self.frontends.get(frontend)?.first()?;
         self.hosts.get(host)?.tables.frontends.get(frontend)
     }
 
@@ -101,11 +101,15 @@ impl Desired {
 
 fn claim(host: &HostName, desired: &HostDesired, scope: &Scope) -> Claim {
     let (created, object) = desired.ages.get(scope).cloned().unzip();
-    (created.flatten(), object, host.clone())
+    let is_foreign = match (scope, &object) {
+        (Scope::Namespace(namespace), Some(object)) => object.namespace != *namespace,
+        _ => false,
+    };
+    (is_foreign, created.flatten(), object, host.clone())
 }
 
 fn winner<'a, K: Ord>(claims: &'a BTreeMap<K, BTreeSet<Claim>>, key: &K) -> Option<&'a HostName> {
-    claims.get(key)?.first().map(|(_, _, host)| host)
+    claims.get(key)?.first().map(|(.., host)| host)
 }
 
 fn release<K: Ord>(claims: &mut BTreeMap<K, BTreeSet<Claim>>, key: &K, claim: &Claim) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::{Scope, View, VipPool, build, view_for};
+use super::{Condition, Scope, View, VipPool, build, conditions::conditions, view_for};
 use crate::model::{
     EndpointAddress, Entry, HostName, Namespace, Port, Protocol, Resolution, Resolved, Snapshot,
 };
@@ -55,17 +55,6 @@ pub struct BackendPlan {
     pub source: String,
 }
 
-/// A condition in the manner of Kubernetes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the names are Kubernetes' own")]
-pub struct Condition {
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    pub status: &'static str,
-    pub reason: &'static str,
-    pub message: String,
-}
-
 /// One name that is answered here.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the names are the JSON keys of the command line's contract")]
@@ -82,9 +71,9 @@ pub fn plan(snapshot: &Snapshot, resolved: &Resolved, vips: &VipPool, namespace:
     let mut plan = Plan { services: Vec::new(), names: Vec::new() };
     for entry in snapshot.entries().filter(|e| e.is_visible_to(namespace)) {
         for host in &entry.hosts {
-            if let Some(view) = view_for(snapshot, host, &scope) {
-                plan.services.push(service(snapshot, resolved, vips, entry, host, &view));
-            }
+            let conditions = conditions(snapshot, host, &scope, entry);
+            let view = view_for(snapshot, host, &scope);
+            plan.services.push(service(snapshot, resolved, vips, entry, host, view.as_ref(), conditions));
         }
     }
     for host in snapshot.hosts() {
@@ -105,16 +94,14 @@ fn service(
     vips: &VipPool,
     entry: &Entry,
     host: &HostName,
-    view: &View<'_>,
+    view: Option<&View<'_>>,
+    mut conditions: Vec<Condition>,
 ) -> ServicePlan {
-    let winner = build::winner_over(view, entry);
-    let (addresses, _) = view.vips(host, vips.get(host));
-    let served: &[&Port] = view
-        .entries
-        .iter()
-        .find(|(e, _)| e.object == entry.object)
-        .map_or(&[], |(_, ports)| ports.as_slice());
-    let backends = build::backends_by_port(snapshot, resolved, host, view);
+    let (addresses, _) = view.map(|view| view.vips(host, vips.get(host))).unwrap_or_default();
+    let serves = view.and_then(|view| view.entries.iter().find(|(e, _)| e.object == entry.object));
+    let served: &[&Port] = serves.map_or(&[], |(_, ports)| ports.as_slice());
+    let backends =
+        view.map(|view| build::backends_by_port(snapshot, resolved, host, view)).unwrap_or_default();
     let ports = served.iter().map(|port| {
         let backends = backends.get(&(entry.object.clone(), port.number)).into_iter().flatten();
         PortPlan {
@@ -132,16 +119,7 @@ fn service(
                 .collect(),
         }
     });
-    let mut conditions =
-        vec![Condition { kind: "Accepted", status: "True", reason: "Accepted", message: String::new() }];
-    if let Some(winner) = winner {
-        conditions.push(Condition {
-            kind: "Shadowed",
-            status: "True",
-            reason: "OlderEntryWins",
-            message: format!("clients of this namespace get {host} from {winner}"),
-        });
-    } else {
+    if serves.is_some() {
         conditions.extend(limits(entry, &addresses));
     }
     ServicePlan {

@@ -64,6 +64,7 @@ impl Snapshot {
         }
         for address in entry.own_addresses() {
             self.written.entry(address).or_default().insert(entry.object.clone());
+            touched.extend(self.hosts_sharing(address, &entry.object.namespace));
         }
         if entry.selects_some() {
             self.selecting.insert(entry.object.clone());
@@ -143,6 +144,7 @@ impl Snapshot {
 
     fn take_entry(&mut self, object: &ObjectRef) -> BTreeSet<HostName> {
         let Some(entry) = self.entries.remove(object) else { return BTreeSet::new() };
+        let mut touched: BTreeSet<_> = entry.hosts.iter().cloned().collect();
         for host in &entry.hosts {
             if let Some(objects) = self.by_host.get_mut(host) {
                 objects.remove(object);
@@ -158,9 +160,19 @@ impl Snapshot {
                     self.written.remove(&address);
                 }
             }
+            touched.extend(self.hosts_sharing(address, &entry.object.namespace));
         }
         self.selecting.remove(object);
-        entry.hosts.iter().cloned().collect()
+        touched
+    }
+
+    /// The hosts that share `address` with an entry of `namespace`, if entries of other namespaces do: they have views of
+    /// each other.
+    fn hosts_sharing(&self, address: IpAddr, namespace: &Namespace) -> BTreeSet<HostName> {
+        if self.writers_of(address).all(|entry| entry.object.namespace == *namespace) {
+            return BTreeSet::new();
+        }
+        self.writers_of(address).flat_map(|entry| entry.hosts.clone()).collect()
     }
 
     /// The entries that name `host`, the oldest first, then by namespace and name.
@@ -290,7 +302,7 @@ impl Entry {
     }
 
     /// The plain addresses of `spec.addresses` and `status.addresses`.
-    fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let plain = self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
         plain.map(|net| net.addr()).chain(self.status_addresses.iter().map(|(address, _)| *address))
     }

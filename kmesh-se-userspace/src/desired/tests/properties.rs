@@ -81,7 +81,7 @@ fn any_workload() -> impl Strategy<Value = Workload> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Entry(Entry),
+    Entry(Box<Entry>),
     Workload(Workload),
     /// Removes one of the objects that are there.
     Remove(prop::sample::Index),
@@ -89,7 +89,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => any_entry().prop_map(Step::Entry),
+        4 => any_entry().prop_map(|entry| Step::Entry(Box::new(entry))),
         1 => any_workload().prop_map(Step::Workload),
         2 => any::<prop::sample::Index>().prop_map(Step::Remove),
     ];
@@ -106,7 +106,7 @@ fn take(snapshot: &mut Snapshot, objects: &mut Vec<ObjectRef>, step: &Step) -> B
         Step::Entry(entry) => {
             objects.retain(|o| *o != entry.object);
             objects.push(entry.object.clone());
-            snapshot.apply_entry(Arc::new(entry.clone()))
+            snapshot.apply_entry(Arc::new(Entry::clone(entry)))
         }
         Step::Workload(workload) => {
             objects.retain(|o| *o != workload.object);
