@@ -2,6 +2,7 @@
 
 mod backends;
 mod claims;
+mod generated;
 mod names;
 mod properties;
 mod views;

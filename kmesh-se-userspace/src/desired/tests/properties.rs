@@ -96,7 +96,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..20)
 }
 
-fn answers() -> Resolved {
+pub(super) fn answers() -> Resolved {
     resolved(&[("x.net", &["10.1.0.2", "10.1.0.1", "fd02::1"]), ("y.net", &[])])
 }
 
@@ -121,13 +121,13 @@ fn take(snapshot: &mut Snapshot, objects: &mut Vec<ObjectRef>, step: &Step) -> B
     }
 }
 
-fn keys(desired: &Desired) -> Keys {
+pub(super) fn keys(desired: &Desired) -> Keys {
     let mut keys = Keys::default();
     desired.hosts().for_each(|(_, host)| keys.extend(host.tables.clone().into_keys()));
     keys
 }
 
-fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables) {
+pub(super) fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables) {
     let mut desired = Desired::default();
     for name in snapshot.hosts() {
         desired.set(name, Some(host(snapshot, &answers(), pool.get(name), name)));
@@ -137,7 +137,7 @@ fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables) {
 }
 
 /// Allocates by age, as the agent does.
-fn allocate(snapshot: &Snapshot) -> VipPool {
+pub(super) fn allocate(snapshot: &Snapshot) -> VipPool {
     let mut pool = VipPool::new(VipRanges::default());
     let mut hosts: Vec<_> = snapshot.hosts().filter(|h| needs_vip(snapshot, h)).collect();
     hosts.sort_by_cached_key(|h| (snapshot.entries_of(h).first().map(|e| (e.created, e.object.clone())), *h));
