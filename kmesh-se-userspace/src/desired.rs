@@ -7,6 +7,7 @@ mod backends;
 mod build;
 mod claims;
 mod conditions;
+mod follow;
 mod names;
 mod plan;
 mod tables;
@@ -16,6 +17,7 @@ mod winner;
 #[cfg(test)]
 mod tests;
 
+pub use backends::Known;
 pub use build::{Age, HostDesired, View, host, names_of, needs_vip, view_for, wanted_names};
 pub use claims::Desired;
 pub use conditions::Condition;

@@ -9,10 +9,11 @@ use std::{
 };
 
 use super::{
-    Address, Backend, Frontend, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted, Vips, backends,
+    Address, Backend, Frontend, Known, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted, Vips,
+    backends::{self, Of},
     winner::{Winner, winner},
 };
-use crate::model::{Entry, ExportTo, HostName, Namespace, ObjectRef, Port, Resolution, Resolved, Snapshot};
+use crate::model::{Entry, ExportTo, HostName, Namespace, ObjectRef, Port, Resolution, Snapshot};
 
 /// What one host contributes to the maps and to DNS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct HostDesired {
     pub unresolved: BTreeSet<Scope>,
     /// The age of the entry that gives each view its addresses: orders the claims of several hosts to one address.
     pub ages: BTreeMap<Scope, Age>,
+    /// The addresses of its endpoints: if one is a virtual address of another host, that host's backends are dialled.
+    pub dialled: BTreeSet<IpAddr>,
 }
 
 /// As [`Entry::age_order`].
@@ -126,27 +129,28 @@ pub fn names_of(snapshot: &Snapshot, entry: &Entry, host: &HostName) -> BTreeSet
     }
 }
 
-/// What `host` contributes, given its allocated VIPs.
+/// What `host` contributes.
 #[must_use]
-pub fn host(snapshot: &Snapshot, resolved: &Resolved, vips: Option<&Vips>, host: &HostName) -> HostDesired {
+pub fn host(known: Known<'_>, host: &HostName) -> HostDesired {
+    let snapshot = known.snapshot;
     let mut desired = HostDesired::default();
     let mesh = view_for(snapshot, host, &Scope::Mesh);
     if let Some(view) = &mesh {
-        add_view(&mut desired, snapshot, resolved, vips, host, Scope::Mesh, view);
+        add_view(&mut desired, known, host, Scope::Mesh, view);
     }
     let sharing = namespaces_sharing(snapshot, host);
     for namespace in namespaces_with_views(snapshot, host).union(&sharing) {
         let scope = Scope::Namespace(namespace.clone());
         match view_for(snapshot, host, &scope) {
             Some(view) if mesh.as_ref() != Some(&view) || sharing.contains(namespace) => {
-                add_view(&mut desired, snapshot, resolved, vips, host, scope, &view);
+                add_view(&mut desired, known, host, scope, &view);
             }
+            Some(_) => {}
             None => {
                 if let Some(service) = mesh.as_ref().and_then(|_| snapshot.service_of(host)) {
                     desired.names.views.insert(scope, NameView::not_ours(service.object.clone()));
                 }
             }
-            _ => {}
         }
     }
     desired
@@ -184,23 +188,15 @@ fn namespaces_sharing(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespac
     namespaces
 }
 
-fn add_view(
-    desired: &mut HostDesired,
-    snapshot: &Snapshot,
-    resolved: &Resolved,
-    allocated: Option<&Vips>,
-    host: &HostName,
-    scope: Scope,
-    view: &View<'_>,
-) {
-    let (vips, unlisted) = view.vips(host, allocated);
+fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope: Scope, view: &View<'_>) {
+    let (vips, unlisted) = view.vips(host, known.vips.get(host));
     let mut all_backends: Vec<Backend> = Vec::new();
     if view.primary().resolution != Resolution::None {
         for (entry, ports) in &view.entries {
             for port in ports {
                 let key = ServiceKey { host: host.clone(), entry: entry.object.clone(), port: port.number };
-                let backends = backends::backends(entry, host, port, snapshot.endpoints_of(entry), resolved);
-                all_backends.extend(backends.iter().cloned());
+                let found = backends::backends(known, Of { entry, host, port });
+                all_backends.extend(found.backends.iter().cloned());
                 for address in &vips {
                     let frontend = Frontend {
                         scope: scope.clone(),
@@ -211,7 +207,8 @@ fn add_view(
                     desired.tables.frontends.insert(frontend, key.clone());
                 }
                 if !vips.is_empty() {
-                    desired.tables.services.insert(key, backends);
+                    desired.tables.services.insert(key, found.backends);
+                    desired.dialled.extend(found.dialled);
                 }
             }
         }
@@ -221,8 +218,9 @@ fn add_view(
     for address in &vips {
         desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, unlisted);
     }
-    let names: BTreeSet<_> = view.entries.iter().flat_map(|(e, _)| names_of(snapshot, e, host)).collect();
-    if all_backends.is_empty() && !names.is_empty() && !names.iter().any(|n| resolved.contains_key(n)) {
+    let names: BTreeSet<_> =
+        view.entries.iter().flat_map(|(e, _)| names_of(known.snapshot, e, host)).collect();
+    if all_backends.is_empty() && !names.is_empty() && !names.iter().any(|n| known.resolved.contains_key(n)) {
         desired.unresolved.insert(scope.clone());
     }
     desired.ages.insert(scope.clone(), (view.primary().created, view.primary().object.clone()));
@@ -238,21 +236,4 @@ fn add_view(
         entry: view.primary().object.clone(),
     };
     desired.names.views.insert(scope, name);
-}
-
-/// Groups the backends of a view by port, for people.
-pub(super) fn backends_by_port(
-    snapshot: &Snapshot,
-    resolved: &Resolved,
-    host: &HostName,
-    view: &View<'_>,
-) -> BTreeMap<(ObjectRef, u16), Vec<Backend>> {
-    let mut found = BTreeMap::new();
-    for (entry, ports) in &view.entries {
-        for port in ports {
-            let backends = backends::backends(entry, host, port, snapshot.endpoints_of(entry), resolved);
-            found.insert((entry.object.clone(), port.number), backends);
-        }
-    }
-    found
 }

@@ -3,7 +3,10 @@
 //! In: [`HostDesired`] values, host by host. Out: the rows that a change touches. Never: a look at hosts that the
 //! change does not touch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{Address, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
 use crate::model::{HostName, ObjectRef};
@@ -17,6 +20,8 @@ pub struct Desired {
     hosts: BTreeMap<HostName, HostDesired>,
     frontends: BTreeMap<Frontend, BTreeSet<Claim>>,
     addresses: BTreeMap<Address, BTreeSet<Claim>>,
+    /// Address -> the hosts that have an endpoint there.
+    dialled: BTreeMap<IpAddr, BTreeSet<HostName>>,
 }
 
 impl Desired {
@@ -31,6 +36,9 @@ impl Desired {
             for address in previous.tables.addresses.keys() {
                 release(&mut self.addresses, address, &claim(host, &previous, &address.scope));
             }
+            for address in &previous.dialled {
+                release(&mut self.dialled, address, host);
+            }
             touched.extend(previous.tables.into_keys());
         }
         if let Some(desired) = desired {
@@ -41,6 +49,9 @@ impl Desired {
             for address in desired.tables.addresses.keys() {
                 let claim = claim(host, &desired, &address.scope);
                 self.addresses.entry(address.clone()).or_default().insert(claim);
+            }
+            for address in &desired.dialled {
+                self.dialled.entry(*address).or_default().insert(host.clone());
             }
             touched.extend(desired.tables.clone().into_keys());
             self.hosts.insert(host.clone(), desired);
@@ -85,6 +96,11 @@ impl Desired {
         rows
     }
 
+    /// The hosts that have an endpoint at one of the addresses in `keys`, whose backends may follow from theirs.
+    pub fn followers<'a>(&'a self, keys: &'a Keys) -> impl Iterator<Item = &'a HostName> {
+        keys.addresses.iter().filter_map(|address| self.dialled.get(&address.address)).flatten()
+    }
+
     /// The service that `frontend` is to lead to: that of the oldest claim.
     #[must_use]
     pub fn winner_of(&self, frontend: &Frontend) -> Option<&ServiceKey> {
@@ -112,7 +128,7 @@ fn winner<'a, K: Ord>(claims: &'a BTreeMap<K, BTreeSet<Claim>>, key: &K) -> Opti
     claims.get(key)?.first().map(|(.., host)| host)
 }
 
-fn release<K: Ord>(claims: &mut BTreeMap<K, BTreeSet<Claim>>, key: &K, claim: &Claim) {
+fn release<K: Ord, V: Ord>(claims: &mut BTreeMap<K, BTreeSet<V>>, key: &K, claim: &V) {
     if let Some(set) = claims.get_mut(key) {
         set.remove(claim);
         if set.is_empty() {

@@ -57,7 +57,7 @@ pub(super) fn conditions(
 }
 
 /// Adds something to know of; what has one reason is one condition.
-fn add(found: &mut Vec<Condition>, reason: &'static str, message: String) {
+pub(super) fn add(found: &mut Vec<Condition>, reason: &'static str, message: String) {
     match found.iter_mut().find(|condition| condition.kind == reason) {
         Some(condition) => {
             condition.message.push_str("; ");

@@ -2,14 +2,16 @@
 //!
 //! In: the same values as `build`. Out: the JSON that the command line promises. Never: the kernel.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::Serialize;
 
-use super::{Condition, Scope, View, VipPool, build, conditions::conditions, view_for};
-use crate::model::{
-    EndpointAddress, Entry, HostName, Namespace, Port, Protocol, Resolution, Resolved, Snapshot,
+use super::{
+    Condition, Known, Scope, View,
+    backends::{self, Of},
+    conditions, view_for,
 };
+use crate::model::{EndpointAddress, Entry, HostName, Namespace, Protocol, Resolution};
 
 /// Everything that clients of one namespace see.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -66,14 +68,15 @@ pub struct NamePlan {
 
 /// What clients of `namespace` get. Entries that they do not see are left out.
 #[must_use]
-pub fn plan(snapshot: &Snapshot, resolved: &Resolved, vips: &VipPool, namespace: &Namespace) -> Plan {
+pub fn plan(known: Known<'_>, namespace: &Namespace) -> Plan {
+    let Known { snapshot, vips, .. } = known;
     let scope = Scope::Namespace(namespace.clone());
     let mut plan = Plan { services: Vec::new(), names: Vec::new() };
     for entry in snapshot.entries().filter(|e| e.is_visible_to(namespace)) {
         for host in &entry.hosts {
-            let conditions = conditions(snapshot, host, &scope, entry);
+            let conditions = conditions::conditions(snapshot, host, &scope, entry);
             let view = view_for(snapshot, host, &scope);
-            plan.services.push(service(snapshot, resolved, vips, entry, host, view.as_ref(), conditions));
+            plan.services.push(service(known, entry, host, view.as_ref(), conditions));
         }
     }
     for host in snapshot.hosts() {
@@ -89,36 +92,36 @@ pub fn plan(snapshot: &Snapshot, resolved: &Resolved, vips: &VipPool, namespace:
 }
 
 fn service(
-    snapshot: &Snapshot,
-    resolved: &Resolved,
-    vips: &VipPool,
+    known: Known<'_>,
     entry: &Entry,
     host: &HostName,
     view: Option<&View<'_>>,
     mut conditions: Vec<Condition>,
 ) -> ServicePlan {
-    let (addresses, _) = view.map(|view| view.vips(host, vips.get(host))).unwrap_or_default();
+    let (addresses, _) = view.map(|view| view.vips(host, known.vips.get(host))).unwrap_or_default();
     let serves = view.and_then(|view| view.entries.iter().find(|(e, _)| e.object == entry.object));
-    let served: &[&Port] = serves.map_or(&[], |(_, ports)| ports.as_slice());
-    let backends =
-        view.map(|view| build::backends_by_port(snapshot, resolved, host, view)).unwrap_or_default();
-    let ports = served.iter().map(|port| {
-        let backends = backends.get(&(entry.object.clone(), port.number)).into_iter().flatten();
-        PortPlan {
+    let mut ports = Vec::new();
+    let mut problems = BTreeSet::new();
+    for port in serves.into_iter().flat_map(|(_, ports)| ports) {
+        let found = backends::backends(known, Of { entry, host, port });
+        problems.extend(found.problems);
+        let backends = found.backends.into_iter().map(|b| BackendPlan {
+            address: b.address,
+            port: b.port,
+            weight: b.weight,
+            source: b.source.to_string(),
+        });
+        ports.push(PortPlan {
             name: port.name.clone(),
             number: port.number,
             protocol: port.protocol,
             mode: mode(entry),
-            backends: backends
-                .map(|b| BackendPlan {
-                    address: b.address,
-                    port: b.port,
-                    weight: b.weight,
-                    source: b.source.to_string(),
-                })
-                .collect(),
-        }
-    });
+            backends: backends.collect(),
+        });
+    }
+    for (reason, message) in problems {
+        conditions::add(&mut conditions, reason, message);
+    }
     if serves.is_some() {
         conditions.extend(limits(entry, &addresses));
     }
@@ -128,7 +131,7 @@ fn service(
         host: host.clone(),
         resolution: entry.resolution,
         vips: addresses,
-        ports: ports.collect(),
+        ports,
         conditions,
     }
 }

@@ -107,7 +107,15 @@ fn first_vips() -> Vips {
 
 /// The host `a.com` with the first VIPs.
 fn built(snapshot: &Snapshot, resolved: &Resolved) -> HostDesired {
-    host(snapshot, resolved, Some(&first_vips()), &HostName::new("a.com"))
+    built_with(snapshot, resolved, first_vips(), "a.com")
+}
+
+/// The host `name` with these VIPs.
+fn built_with(snapshot: &Snapshot, resolved: &Resolved, vips: Vips, name: &str) -> HostDesired {
+    let name = HostName::new(name);
+    let mut pool = VipPool::new(VipRanges::default());
+    pool.restore(&name, vips);
+    host(Known { snapshot, resolved, vips: &pool }, &name)
 }
 
 /// The backends of each port that a client of `namespace` (`*`: one without entries) gets at `address`, as

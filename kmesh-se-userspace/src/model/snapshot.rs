@@ -205,6 +205,9 @@ impl Snapshot {
     /// How far `endpoint` is from this node as `entry` counts it; 0 is the nearest.
     #[must_use]
     pub fn distance(&self, entry: &Entry, endpoint: &Endpoint) -> u8 {
+        if self.place == Place::default() {
+            return 0;
+        }
         let of_node = |name: &str| self.nodes.get(name).map(|node| node.locality.clone()).unwrap_or_default();
         let to = match endpoint.locality.as_str() {
             "" => of_node(&endpoint.node),
@@ -254,6 +257,12 @@ impl Snapshot {
     /// All workloads, by kind, namespace and name.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()
+    }
+
+    /// `host` as the index has it, if some entry names it.
+    #[must_use]
+    pub fn host(&self, host: &HostName) -> Option<&HostName> {
+        self.by_host.get_key_value(host).map(|(host, _)| host)
     }
 
     /// All hosts that some entry names.

@@ -121,6 +121,10 @@ fn take(snapshot: &mut Snapshot, objects: &mut Vec<ObjectRef>, step: &Step) -> B
     }
 }
 
+pub(super) fn known<'a>(snapshot: &'a Snapshot, resolved: &'a Resolved, vips: &'a VipPool) -> Known<'a> {
+    Known { snapshot, resolved, vips }
+}
+
 pub(super) fn keys(desired: &Desired) -> Keys {
     let mut keys = Keys::default();
     desired.hosts().for_each(|(_, host)| keys.extend(host.tables.clone().into_keys()));
@@ -130,7 +134,7 @@ pub(super) fn keys(desired: &Desired) -> Keys {
 pub(super) fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables) {
     let mut desired = Desired::default();
     for name in snapshot.hosts() {
-        desired.set(name, Some(host(snapshot, &answers(), pool.get(name), name)));
+        desired.set(name, Some(host(known(snapshot, &answers(), pool), name)));
     }
     let rows = desired.rows(&keys(&desired));
     (desired, rows)
@@ -177,17 +181,20 @@ proptest! {
         let mut rows = Tables::default();
         for step in &steps {
             let before = pool.clone();
-            for name in take(&mut snapshot, &mut objects, step) {
-                if needs_vip(&snapshot, &name) {
-                    let ensured = pool.ensure(&name, Timestamp::UNIX_EPOCH, |a| snapshot.is_written(a));
+            let changed = take(&mut snapshot, &mut objects, step);
+            for name in &changed {
+                if needs_vip(&snapshot, name) {
+                    let ensured = pool.ensure(name, Timestamp::UNIX_EPOCH, |a| snapshot.is_written(a));
                     let ensured = ensured.expect("there is room");
-                    prop_assert!(before.get(&name).is_none_or(|had| *had == ensured), "the VIP of {} moved", name);
+                    prop_assert!(before.get(name).is_none_or(|had| *had == ensured), "the VIP of {} moved", name);
                 } else {
-                    pool.release(&name, Timestamp::UNIX_EPOCH);
+                    pool.release(name, Timestamp::UNIX_EPOCH);
                 }
-                let exists = !snapshot.entries_of(&name).is_empty();
-                let built = exists.then(|| host(&snapshot, &answers(), pool.get(&name), &name));
-                let touched = desired.set(&name, built);
+            }
+            let mut rebuild = |name: &HostName, desired: &mut Desired| {
+                let exists = !snapshot.entries_of(name).is_empty();
+                let built = exists.then(|| host(known(&snapshot, &answers(), &pool), name));
+                let touched = desired.set(name, built);
                 // What is not touched keeps its rows.
                 let new = desired.rows(&touched);
                 rows.services.retain(|k, _| !touched.services.contains(k));
@@ -196,6 +203,17 @@ proptest! {
                 rows.services.extend(new.services);
                 rows.frontends.extend(new.frontends);
                 rows.addresses.extend(new.addresses);
+                touched
+            };
+            let mut followers = BTreeSet::new();
+            for name in &changed {
+                let touched = rebuild(name, &mut desired);
+                followers.extend(desired.followers(&touched).cloned());
+                let needs = |h: &&HostName| wanted_names(&snapshot, h).contains(name);
+                followers.extend(snapshot.hosts().filter(needs).cloned());
+            }
+            for name in followers.difference(&changed) {
+                rebuild(name, &mut desired);
             }
             let (scratch, expected) = build_all(&snapshot, &pool);
             prop_assert_eq!(&rows, &expected);
@@ -218,7 +236,7 @@ proptest! {
             for name in snapshot.remove(&object) {
                 desired.set(&name, None.or_else(|| {
                     let exists = !snapshot.entries_of(&name).is_empty();
-                    exists.then(|| host(&snapshot, &answers(), pool.get(&name), &name))
+                    exists.then(|| host(known(&snapshot, &answers(), &pool), &name))
                 }));
             }
         }

@@ -6,7 +6,7 @@ use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use serde::Deserialize;
 
 use super::*;
-use crate::model::Issue;
+use crate::model::{Issue, Place};
 
 /// One file.
 #[derive(Deserialize)]
@@ -14,6 +14,12 @@ use crate::model::Issue;
 struct Scenario {
     /// The objects, as a user writes them.
     objects: String,
+    /// Where the node is.
+    #[serde(default)]
+    locality: Option<String>,
+    /// What the node is called.
+    #[serde(default)]
+    node: String,
     /// The answers: name -> addresses. A name that is not here is never answered.
     #[serde(default)]
     dns: BTreeMap<String, Vec<String>>,
@@ -70,7 +76,7 @@ fn every_scenario_ends_as_it_says_in_any_order_and_leaves_nothing() {
 impl Scenario {
     /// All objects are told before the first step, as at start.
     fn run(&self, objects: &[Object], what: &str) {
-        let mut node = Node::new();
+        let mut node = self.node();
         for object in objects {
             node.reconciler.event(Event::Apply(object.clone()));
         }
@@ -88,7 +94,7 @@ impl Scenario {
 
     /// A step for each object: addresses depend on the order, but all must go well and nothing be left.
     fn run_one_by_one(&self, objects: &[Object]) {
-        let mut node = Node::new();
+        let mut node = self.node();
         for object in objects {
             node.reconciler.event(Event::Apply(object.clone()));
             node.step_if_dirty();
@@ -100,6 +106,11 @@ impl Scenario {
             node.step_if_dirty();
         }
         self.check_gone(&node, "one by one");
+    }
+
+    fn node(&self) -> Node {
+        let locality = self.locality.as_deref().map(|text| text.parse().expect("a locality"));
+        Node::at(Place { locality: locality.unwrap_or_default(), node: self.node.clone() })
     }
 
     fn answer(&self, node: &mut Node) {
@@ -160,7 +171,8 @@ impl Node {
     /// What a plan for `namespace` says of each host of each entry, besides that it is accepted.
     fn conditions(&self, namespace: &str) -> BTreeMap<String, Vec<String>> {
         let at = &self.reconciler;
-        let plan = desired::plan(at.snapshot(), at.resolution(), at.vips(), &Namespace::new(namespace));
+        let known = Known { snapshot: at.snapshot(), resolved: at.resolution(), vips: at.vips() };
+        let plan = desired::plan(known, &Namespace::new(namespace));
         let mut found = BTreeMap::new();
         for service in plan.services {
             let reasons = service.conditions.iter().map(|c| c.reason.to_owned()).filter(|r| r != "Accepted");
