@@ -118,7 +118,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let resolver = Resolver::start(ResolveConfig::new(resolvers.clone()), updates_out, shutdown.clone());
     let mut agent = Agent {
         started: Instant::now(),
-        reconciler: Reconciler::new(sink, vips, names).taking_over(remembered),
+        reconciler: Reconciler::new(sink, vips, names).at(args.place.place()).taking_over(remembered),
         listen,
         dns: Arc::new(dns),
         dns_ports,

@@ -18,7 +18,7 @@ use crate::{
     desired::VipRanges,
     dns::{DnsError, DnsListen},
     loader,
-    model::Namespace,
+    model::{Locality, Namespace, Place},
     sink::Capacities,
 };
 
@@ -76,6 +76,10 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_VIP_V6", value_name = "CIDR", default_value = "2001:2::/48")]
     pub vip_v6: Ipv6Net,
 
+    /// Where the node is: nearer backends are preferred.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+
     /// Capacity of the enrolment map, in cgroups.
     #[arg(long, env = "KMESH_SE_MAX_WORKLOADS", value_name = "N", default_value_t = l::MAX_WORKLOADS, value_parser = capacity())]
     pub max_workloads: u32,
@@ -99,6 +103,30 @@ pub struct AgentArgs {
     /// Number of different backends.
     #[arg(long, env = "KMESH_SE_MAX_BACKENDS", value_name = "N", default_value_t = l::MAX_BACKENDS, value_parser = capacity())]
     pub max_backends: u32,
+}
+
+/// Where this node is.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PlaceArgs {
+    /// Where the node is: of backends whose locality is known, only the nearest are used. Default: what the labels of the
+    /// Node object called `--node` say, else unknown, and then all backends are equal.
+    #[arg(long, env = "KMESH_SE_LOCALITY", value_name = "REGION[/ZONE[/SUBZONE]]")]
+    pub locality: Option<Locality>,
+
+    /// The name of this node, for entries that prefer backends on the same node.
+    #[arg(long, env = "KMESH_SE_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+impl PlaceArgs {
+    /// The place that is meant.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place {
+            locality: self.locality.clone().unwrap_or_default(),
+            node: self.node.clone().unwrap_or_default(),
+        }
+    }
 }
 
 fn capacity() -> clap::builder::RangedI64ValueParser<u32> {

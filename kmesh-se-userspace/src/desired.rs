@@ -6,18 +6,23 @@
 mod backends;
 mod build;
 mod claims;
+mod conditions;
+mod follow;
 mod names;
 mod plan;
 mod tables;
 mod vips;
+mod winner;
 
 #[cfg(test)]
 mod tests;
 
+pub use backends::Known;
 pub use build::{Age, HostDesired, View, host, names_of, needs_vip, view_for, wanted_names};
 pub use claims::Desired;
+pub use conditions::Condition;
 pub use names::{NameEntry, NameView};
-pub use plan::{BackendPlan, Condition, NamePlan, Plan, PortPlan, ServicePlan, plan};
+pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
 pub use tables::{Address, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 

@@ -4,18 +4,22 @@
 //! why not. Never: I/O, a clock, or an import of a sibling room.
 
 mod entry;
+mod kube;
 mod name;
 mod object;
 mod parse;
+mod place;
 mod reason;
 mod resolved;
 mod snapshot;
 mod validate;
 
 pub use entry::*;
+pub use kube::*;
 pub use name::*;
 pub use object::*;
 pub use parse::*;
+pub use place::*;
 pub use reason::*;
 pub use resolved::*;
 pub use snapshot::*;

@@ -17,13 +17,10 @@ use jiff::Timestamp;
 
 pub use self::report::{ObjectReport, Report};
 use crate::{
-    desired::{self, Desired, Keys, Tables, VipPool},
+    desired::{self, Desired, Keys, Known, Tables, VipPool},
     diff::{MapOp, diff},
     dns::NameTable,
-    model::{
-        Addresses, HostName, Object, ObjectRef, Resolved, Snapshot, validate_service_entry,
-        validate_workload_entry,
-    },
+    model::{Addresses, HostName, Object, ObjectRef, Place, Resolved, Snapshot, validate},
     sink::{Maps, Sink},
     source::Event,
 };
@@ -92,6 +89,13 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
+    /// Sees everything from `place`. To be called before the first event.
+    #[must_use]
+    pub fn at(mut self, place: Place) -> Self {
+        self.snapshot = Snapshot::at(place);
+        self
+    }
+
     /// Goes on from where an earlier agent stopped: the sink holds its rows, which stay until the source has synced and then
     /// become the desired ones; `remembered` are the addresses that its names had.
     #[must_use]
@@ -114,20 +118,15 @@ impl<M: Maps> Reconciler<M> {
 
     fn apply(&mut self, object: &Object) {
         let reference = object.object_ref();
-        let touched = match object {
-            Object::ServiceEntry(raw) => {
-                let verdict = validate_service_entry(raw);
-                self.report.set_object(&reference, verdict.errors, verdict.warnings);
-                self.report.set_rejected_hosts(&reference, &raw.spec.hosts);
-                verdict.accepted.map(|entry| self.snapshot.apply_entry(entry))
-            }
-            Object::WorkloadEntry(raw) => {
-                let verdict = validate_workload_entry(raw);
-                self.report.set_object(&reference, verdict.errors, verdict.warnings);
-                verdict.accepted.map(|workload| self.snapshot.apply_workload(workload))
-            }
+        let verdict = validate(object);
+        self.report.set_object(&reference, verdict.errors, verdict.warnings);
+        if let Object::ServiceEntry(raw) = object {
+            self.report.set_rejected_hosts(&reference, &raw.spec.hosts);
+        }
+        let touched = match verdict.accepted {
+            Some(accepted) => self.snapshot.apply(accepted),
+            None => self.snapshot.remove(&reference),
         };
-        let touched = touched.unwrap_or_else(|| self.snapshot.remove(&reference));
         self.dirty.extend(touched);
     }
 
@@ -177,15 +176,18 @@ impl<M: Maps> Reconciler<M> {
         self.update_needs(&dirty, &mut step);
         for host in self.in_order_of_age(&dirty) {
             step.must_save |= self.update_vips(&host, now);
-            let exists = !self.snapshot.entries_of(&host).is_empty();
-            let built =
-                exists.then(|| desired::host(&self.snapshot, &self.resolved, self.vips.get(&host), &host));
-            if !exists {
-                self.names.set(host.clone(), None);
-                self.published.remove(&host);
-            }
-            let keys = self.desired.set(&host, built);
-            step.touched.entry(host).or_default().extend(keys);
+        }
+        let mut followers = BTreeSet::new();
+        for host in &dirty {
+            let keys = self.rebuild(host);
+            followers.extend(self.desired.followers(&keys).cloned());
+            followers.extend(self.dependents.get(host).into_iter().flatten().cloned());
+            step.touched.entry(host.clone()).or_default().extend(keys);
+        }
+        // One step: what follows a follower does not change with it.
+        for host in followers.difference(&dirty) {
+            let keys = self.rebuild(host);
+            step.touched.entry(host.clone()).or_default().extend(keys);
         }
         if std::mem::take(&mut self.takes_over) {
             step.must_save |= self.release_unused_vips(now);
@@ -195,6 +197,18 @@ impl<M: Maps> Reconciler<M> {
         let addresses = step.touched.values().flat_map(|keys| &keys.addresses).map(|a| &a.scope);
         step.must_save |= self.sink.reserve_scopes(frontends.chain(addresses));
         step
+    }
+
+    /// Builds `host` anew; returns the rows that it had or has.
+    fn rebuild(&mut self, host: &HostName) -> Keys {
+        let known = Known { snapshot: &self.snapshot, resolved: &self.resolved, vips: &self.vips };
+        let exists = !self.snapshot.entries_of(host).is_empty();
+        let built = exists.then(|| desired::host(known, host));
+        if !exists {
+            self.names.set(host.clone(), None);
+            self.published.remove(host);
+        }
+        self.desired.set(host, built)
     }
 
     /// Names the restored rows as the desired ones are named, and has all of them compared: what nobody wants goes. A service

@@ -2,6 +2,8 @@
 //!
 //! In: lines of a hosts file. Out: a `dnsmasq` that serves them. Never: the network beyond loopback.
 
+pub(crate) mod objects;
+
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},

@@ -32,7 +32,7 @@ impl Agent {
         Ok(json!({
             "revision": snapshot.revision,
             "serviceEntries": serde_json::to_value(snapshot.entries().collect::<Vec<_>>())?,
-            "workloadEntries": serde_json::to_value(snapshot.workloads().collect::<Vec<_>>())?,
+            "workloads": serde_json::to_value(snapshot.workloads().collect::<Vec<_>>())?,
         }))
     }
 

@@ -186,8 +186,7 @@ impl Agent {
         serves: Vec<(u16, Transport)>,
     ) -> EntryFacts {
         let snapshot = self.reconciler.snapshot();
-        let endpoints: Vec<_> =
-            entry.endpoints.iter().chain(snapshot.selected_by(entry).map(|w| &w.endpoint)).collect();
+        let endpoints: Vec<_> = snapshot.endpoints_of(entry).collect();
         EntryFacts {
             object: entry.object.to_string(),
             is_visible: entry.is_visible_to(namespace),

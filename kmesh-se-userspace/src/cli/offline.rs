@@ -16,10 +16,10 @@ use serde::Serialize;
 
 use super::input;
 use crate::{
-    desired::{self, VipPool, VipRanges},
+    desired::{self, Known, VipPool, VipRanges},
     model::{
-        Addresses, HostName, Issue, Object, ObjectRef, Parsed, Reason, Resolved, Snapshot, parse,
-        validate_service_entry, validate_workload_entry,
+        Addresses, HostName, Issue, Object, ObjectRef, Parsed, Place, Reason, Resolved, Snapshot, parse,
+        validate,
     },
 };
 
@@ -46,9 +46,10 @@ impl Offline {
     pub(super) fn read(
         inputs: &[PathBuf],
         hosts: Option<&Path>,
+        place: Place,
         stdin: &mut dyn Read,
     ) -> anyhow::Result<Self> {
-        let mut offline = Self::default();
+        let mut offline = Self { snapshot: Snapshot::at(place), ..Self::default() };
         for path in inputs {
             for (_, bytes) in input::read(path, stdin)? {
                 offline.add(&bytes);
@@ -83,18 +84,11 @@ impl Offline {
             return self
                 .reject(&reference, vec![Issue::new("metadata.name", Reason::ObjectDuplicate, message)]);
         }
-        let errors = match object {
-            Object::ServiceEntry(raw) => {
-                let verdict = validate_service_entry(raw);
-                verdict.accepted.map(|entry| self.snapshot.apply_entry(entry));
-                verdict.errors
-            }
-            Object::WorkloadEntry(raw) => {
-                let verdict = validate_workload_entry(raw);
-                verdict.accepted.map(|workload| self.snapshot.apply_workload(workload));
-                verdict.errors
-            }
-        };
+        let verdict = validate(object);
+        if let Some(accepted) = verdict.accepted {
+            self.snapshot.apply(accepted);
+        }
+        let errors = verdict.errors;
         if !errors.is_empty() {
             self.reject(&reference, errors);
         }
@@ -107,6 +101,11 @@ impl Offline {
             name: object.name.to_string(),
             errors,
         });
+    }
+
+    /// What hosts are built from, with these VIPs.
+    pub(super) fn known<'a>(&'a self, vips: &'a VipPool) -> Known<'a> {
+        Known { snapshot: &self.snapshot, resolved: &self.resolved, vips }
     }
 
     /// The VIPs that a first agent would allocate: by age of the entry, then namespace and name, then host.

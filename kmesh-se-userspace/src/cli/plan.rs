@@ -15,6 +15,7 @@ use super::{
     offline::{Offline, Rejected},
 };
 use crate::{
+    config::PlaceArgs,
     desired::{self, Plan, PortPlan},
     model::Namespace,
 };
@@ -34,6 +35,10 @@ pub struct Args {
     /// The namespace of the client.
     #[arg(short, long, env = "KMESH_SE_NAMESPACE", default_value = "default", value_name = "NS")]
     pub namespace: String,
+
+    /// Where the client is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 
     /// Addresses of names, as lines of a hosts file; a name may repeat.
     #[arg(long, env = "KMESH_SE_HOSTS", value_name = "FILE")]
@@ -74,9 +79,10 @@ fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::R
         args.outbound_policy == OutboundPolicy::AllowAny,
         "--outbound-policy registry-only is not built yet; connections to unknown hosts pass"
     );
-    let offline = Offline::read(&args.inputs, args.hosts.as_deref(), stdin)?;
+    let offline = Offline::read(&args.inputs, args.hosts.as_deref(), args.place.place(), stdin)?;
     let namespace = Namespace::new(&args.namespace);
-    let plan = desired::plan(&offline.snapshot, &offline.resolved, &offline.vips(), &namespace);
+    let vips = offline.vips();
+    let plan = desired::plan(offline.known(&vips), &namespace);
     let report = Report { plan, rejected: offline.rejected };
     output.print(&report, text)?;
     Ok(if report.rejected.is_empty() { Answer::Yes } else { Answer::No })

@@ -11,7 +11,7 @@ use super::{Answer, Output, Text, offline::Offline};
 use crate::{
     desired,
     dns::{self, NameTable, QueryType},
-    model::{HostName, Namespace},
+    model::{HostName, Namespace, Place},
 };
 
 /// Show the DNS answer that a client would get, offline.
@@ -48,11 +48,11 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
 }
 
 fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::Result<Answer> {
-    let offline = Offline::read(&args.files, args.hosts.as_deref(), stdin)?;
+    let offline = Offline::read(&args.files, args.hosts.as_deref(), Place::default(), stdin)?;
     let vips = offline.vips();
     let table = NameTable::new();
     for host in offline.snapshot.hosts() {
-        let built = desired::host(&offline.snapshot, &offline.resolved, vips.get(host), host);
+        let built = desired::host(offline.known(&vips), host);
         table.set(host.clone(), Some(built.names));
     }
     let namespace = Namespace::new(&args.namespace);

@@ -13,9 +13,11 @@ use serde::Serialize;
 
 use super::{Answer, Cell, Mood, Output, Table, Text, input};
 use crate::model::{
-    Issue, Kind, Object, ObjectRef, ParseFailure, Parsed, Reason, Verdict, parse, validate_service_entry,
-    validate_workload_entry,
+    Issue, Judgement, Kind, Object, ObjectRef, ParseFailure, Parsed, Reason, parse, validate,
 };
+
+/// The kinds that a verdict is given on.
+const OWN_KINDS: [Kind; 2] = [Kind::ServiceEntry, Kind::WorkloadEntry];
 
 /// Check ServiceEntries and WorkloadEntries, offline.
 ///
@@ -100,12 +102,12 @@ impl Checked {
     }
 
     fn object(&mut self, file: &str, line: usize, object: &Object, unknown: Vec<Issue>) {
-        let (errors, mut warnings) = match object {
-            Object::ServiceEntry(raw) => issues(validate_service_entry(raw)),
-            Object::WorkloadEntry(raw) => issues(validate_workload_entry(raw)),
-        };
-        warnings.extend(unknown);
         let reference = object.object_ref();
+        if !OWN_KINDS.contains(&reference.kind) {
+            return;
+        }
+        let Judgement { errors, mut warnings, .. } = validate(object);
+        warnings.extend(unknown);
         let here = format!("{file}:{line}");
         if !reference.name.is_empty()
             && let Some(first) = self.first.get(&reference)
@@ -130,7 +132,7 @@ impl Checked {
     fn failure(&mut self, file: &str, failure: ParseFailure) {
         let is_known = failure.kind.as_deref().is_none_or(|kind| {
             // A broken object of another kind is as little our business as a good one.
-            [Kind::ServiceEntry, Kind::WorkloadEntry].iter().any(|k| k.to_string() == kind)
+            OWN_KINDS.iter().any(|k| k.to_string() == kind)
         });
         if !is_known {
             return;
@@ -147,10 +149,6 @@ impl Checked {
             line: failure.line,
         });
     }
-}
-
-fn issues<T>(verdict: Verdict<T>) -> (Vec<Issue>, Vec<Issue>) {
-    (verdict.errors, verdict.warnings)
 }
 
 fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {

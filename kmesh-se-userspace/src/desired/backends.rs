@@ -1,23 +1,112 @@
 //! From an entry's endpoints to backends.
 //!
-//! In: an entry, one of its ports, the workloads it selects and resolved names. Out: backends, each address and port
-//! once. Never: a health or locality decision.
+//! In: an entry, one of its hosts and ports, all that is known besides. Out: the nearest backends, each address and port
+//! once, and what cannot be one. Never: a health decision.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
-
-use super::Backend;
-use crate::model::{
-    Addresses, Endpoint, EndpointAddress, Entry, HostName, Port, Resolution, Resolved, Workload,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
 };
 
-/// The backends of `port`, sorted by address; an address that occurs twice has the sum of the weights.
-pub(super) fn backends<'a>(
-    entry: &'a Entry,
-    host: &'a HostName,
-    port: &Port,
-    workloads: impl Iterator<Item = &'a Arc<Workload>>,
-    resolved: &Resolved,
-) -> Vec<Backend> {
+use super::{
+    Backend, VipPool,
+    follow::{Lead, lead_of_address, lead_of_name},
+};
+use crate::model::{
+    Addresses, Endpoint, EndpointAddress, Entry, HostName, Port, Resolution, Resolved, Snapshot,
+};
+
+/// All that backends are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The accepted objects.
+    pub snapshot: &'a Snapshot,
+    /// The names that were answered.
+    pub resolved: &'a Resolved,
+    /// The addresses that were allocated.
+    pub vips: &'a VipPool,
+}
+
+/// One port of one host of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Of<'a> {
+    pub(super) entry: &'a Entry,
+    pub(super) host: &'a HostName,
+    pub(super) port: &'a Port,
+}
+
+/// What the endpoints of a port come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Sorted by address; an address that occurs twice has the sum of the weights.
+    pub(super) backends: Vec<Backend>,
+    /// The addresses that the endpoints have, before any was followed.
+    pub(super) dialled: BTreeSet<IpAddr>,
+    /// The endpoints that lead nowhere: reason and message.
+    pub(super) problems: BTreeSet<(&'static str, String)>,
+}
+
+/// The backends of a port. An endpoint that is a virtual address or a host of ours is followed to its backends, once.
+pub(super) fn backends(known: Known<'_>, of: Of<'_>) -> Found {
+    let mut found = Found::default();
+    let mut nearest = Nearest::default();
+    for target in targets(known, of) {
+        found.dialled.extend(target.address);
+        match lead(known, of, &target) {
+            Lead::Straight(addresses) => {
+                addresses.into_iter().for_each(|address| nearest.add(&target, address, target.port, 1));
+            }
+            Lead::Refused(why) => drop(found.problems.insert(("EndpointPortNotListed", why))),
+            Lead::Service(next) => {
+                for inner in targets(known, next) {
+                    match (lead(known, next, &inner), inner.address) {
+                        (Lead::Straight(addresses), _) => {
+                            for address in addresses {
+                                let source = Target { source: inner.source.clone(), ..target.clone() };
+                                nearest.add_inner(&source, inner.distance, address, inner.port, inner.weight);
+                            }
+                        }
+                        (Lead::Service(third), _) if third.host == of.host => {
+                            let message = format!(
+                                "endpoint {} leads to {} of {}, which leads back here; it gets no connections",
+                                target.source, next.host, next.entry.object
+                            );
+                            found.problems.insert(("EndpointLoop", message));
+                        }
+                        _ => {
+                            let message = format!(
+                                "endpoint {} leads to {} of {}, whose endpoint {} is one of another entry; one such step \
+                                 is followed, so it gets no connections",
+                                target.source, next.host, next.entry.object, inner.source
+                            );
+                            found.problems.insert(("EndpointChain", message));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    found.backends = nearest.into_backends();
+    found
+}
+
+/// An address or a name to dial.
+#[derive(Clone, Debug)]
+struct Target {
+    /// None for a name that is a host of ours, or was not answered.
+    address: Option<IpAddr>,
+    /// The name, if it is one.
+    name: Option<HostName>,
+    port: u16,
+    weight: u32,
+    distance: u8,
+    source: Arc<str>,
+}
+
+/// What the endpoints of a port are, before any is followed.
+fn targets<'a>(known: Known<'a>, of: Of<'a>) -> Vec<Target> {
+    let Of { entry, host, port } = of;
     let own_host;
     let endpoints: Vec<&Endpoint> = match entry.resolution {
         Resolution::None | Resolution::DynamicDns => Vec::new(),
@@ -25,20 +114,77 @@ pub(super) fn backends<'a>(
             own_host = Endpoint::of_name(host.clone());
             vec![&own_host]
         }
-        _ => entry.endpoints.iter().chain(workloads.map(|w| &w.endpoint)).collect(),
+        _ => known.snapshot.endpoints_of(entry).collect(),
     };
-    let mut found: BTreeMap<(IpAddr, u16), (u32, Arc<str>)> = BTreeMap::new();
+    let mut targets = Vec::new();
     for endpoint in endpoints {
-        let number = endpoint.ports.get(&port.name).copied().unwrap_or(port.target_port);
-        for (address, source) in addresses(entry.resolution, endpoint, resolved) {
-            let weight = &mut found.entry((address.to_canonical(), number)).or_insert((0, source)).0;
-            *weight = weight.saturating_add(endpoint.weight);
+        let mut target = Target {
+            address: None,
+            name: None,
+            port: endpoint.ports.get(&port.name).copied().unwrap_or(port.target_port),
+            weight: endpoint.weight,
+            distance: known.snapshot.distance(entry, endpoint),
+            source: Arc::from(""),
+        };
+        match &endpoint.address {
+            EndpointAddress::Ip(address) => {
+                target.address = Some(address.to_canonical());
+                target.source = address.to_string().into();
+                targets.push(target);
+            }
+            EndpointAddress::Name(name) => {
+                target.source = name.as_str().into();
+                target.name = Some(name.clone());
+                let is_ours = matches!(lead_of_name(known, of, name, target.port), Lead::Service(_));
+                if is_ours {
+                    targets.push(target);
+                    continue;
+                }
+                let limit = if entry.resolution == Resolution::DnsRoundRobin { 1 } else { usize::MAX };
+                let answered = known.resolved.get(name).into_iter().flat_map(Addresses::iter).take(limit);
+                targets
+                    .extend(answered.map(|a| Target { address: Some(a.to_canonical()), ..target.clone() }));
+            }
+            EndpointAddress::Unix(_) | EndpointAddress::None => {}
         }
     }
-    found
-        .into_iter()
-        .map(|((address, port), (weight, source))| Backend { address, port, weight, source })
-        .collect()
+    targets
+}
+
+fn lead<'a>(known: Known<'a>, of: Of<'a>, target: &Target) -> Lead<'a> {
+    match (target.address, &target.name) {
+        (Some(address), _) => lead_of_address(known, of, address, target.port),
+        (None, Some(name)) => lead_of_name(known, of, name, target.port),
+        (None, None) => Lead::Straight(Vec::new()),
+    }
+}
+
+/// Backends by address and port; in the end only the nearest count.
+#[derive(Default)]
+struct Nearest {
+    found: BTreeMap<(IpAddr, u16), ((u8, u8), u32, Arc<str>)>,
+}
+
+impl Nearest {
+    fn add(&mut self, target: &Target, address: IpAddr, port: u16, weight: u32) {
+        self.add_inner(target, 0, address, port, weight);
+    }
+
+    /// Adds what is `inner` away from a target and has this share of its weight.
+    fn add_inner(&mut self, target: &Target, inner: u8, address: IpAddr, port: u16, weight: u32) {
+        let weight = target.weight.saturating_mul(weight);
+        let distance = (target.distance, inner);
+        let key = (address.to_canonical(), port);
+        let known = self.found.entry(key).or_insert_with(|| (distance, 0, target.source.clone()));
+        known.0 = known.0.min(distance);
+        known.1 = known.1.saturating_add(weight);
+    }
+
+    fn into_backends(self) -> Vec<Backend> {
+        let nearest = self.found.values().map(|(distance, ..)| *distance).min();
+        let near = self.found.into_iter().filter(|(_, (distance, ..))| Some(*distance) == nearest);
+        near.map(|((address, port), (_, weight, source))| Backend { address, port, weight, source }).collect()
+    }
 }
 
 /// Whether `entry` has no endpoints, so that its host itself is resolved.
@@ -54,17 +200,4 @@ pub(super) fn names<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> impl I
         EndpointAddress::Name(name) => Some(name),
         _ => None,
     })
-}
-
-/// The addresses of `endpoint` with what each came from. Round robin uses the first address of an answer.
-fn addresses(resolution: Resolution, endpoint: &Endpoint, resolved: &Resolved) -> Vec<(IpAddr, Arc<str>)> {
-    match &endpoint.address {
-        EndpointAddress::Ip(address) => vec![(*address, address.to_string().into())],
-        EndpointAddress::Name(name) => {
-            let limit = if resolution == Resolution::DnsRoundRobin { 1 } else { usize::MAX };
-            let found = resolved.get(name).into_iter().flat_map(Addresses::iter).take(limit);
-            found.map(|address| (address, name.as_str().into())).collect()
-        }
-        EndpointAddress::Unix(_) | EndpointAddress::None => Vec::new(),
-    }
 }

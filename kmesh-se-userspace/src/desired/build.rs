@@ -9,9 +9,11 @@ use std::{
 };
 
 use super::{
-    Address, Backend, Frontend, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted, Vips, backends,
+    Address, Backend, Frontend, Known, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted, Vips,
+    backends::{self, Of},
+    winner::{Winner, winner},
 };
-use crate::model::{Entry, ExportTo, HostName, Namespace, ObjectRef, Port, Resolution, Resolved, Snapshot};
+use crate::model::{Entry, ExportTo, HostName, Namespace, ObjectRef, Port, Resolution, Snapshot};
 
 /// What one host contributes to the maps and to DNS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct HostDesired {
     pub unresolved: BTreeSet<Scope>,
     /// The age of the entry that gives each view its addresses: orders the claims of several hosts to one address.
     pub ages: BTreeMap<Scope, Age>,
+    /// The addresses of its endpoints: if one is a virtual address of another host, that host's backends are dialled.
+    pub dialled: BTreeSet<IpAddr>,
 }
 
 /// As [`Entry::age_order`].
@@ -36,28 +40,21 @@ pub struct View<'a> {
     pub entries: Vec<(&'a Arc<Entry>, Vec<&'a Port>)>,
 }
 
-/// What clients of `namespace` (or the mesh at large) see of `host`: the entries of their own namespace, else those of
-/// the namespace that has the oldest visible entry. Within a namespace the oldest entry wins a port; ports that only a
+/// What clients of `scope` see of `host`: the entries of their own namespace, else those of the namespace that has the
+/// oldest visible entry; nothing if it is the name of a Service that comes before. Within a namespace the oldest entry wins a port; ports that only a
 /// younger one lists are added when its resolution agrees.
 #[must_use]
 pub fn view_for<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> Option<View<'a>> {
-    let mut visible: Vec<_> = snapshot.entries_of(host);
-    visible.retain(|entry| match scope {
-        Scope::Mesh => entry.export_to == ExportTo::All,
-        Scope::Namespace(namespace) => entry.is_visible_to(namespace),
-    });
-    let own = |entry: &&Arc<Entry>| matches!(scope, Scope::Namespace(n) if *n == entry.object.namespace);
-    let winner = visible.iter().copied().find(own).or_else(|| visible.first().copied())?;
-    visible.retain(|entry| entry.object.namespace == winner.object.namespace);
-
+    let Winner::Entries(visible) = winner(snapshot, host, scope) else { return None };
+    let first = *visible.first()?;
     let mut taken = BTreeSet::new();
     let mut entries = Vec::new();
     for entry in visible {
-        if entry.resolution != winner.resolution {
+        if entry.resolution != first.resolution {
             continue;
         }
         let ports: Vec<&Port> = entry.ports.iter().filter(|p| taken.insert(p.number)).collect();
-        if !ports.is_empty() || std::ptr::eq(entry, winner) {
+        if !ports.is_empty() || std::ptr::eq(entry, first) {
             entries.push((entry, ports));
         }
     }
@@ -84,9 +81,7 @@ impl View<'_> {
         if matches!(primary.resolution, Resolution::None | Resolution::DynamicDns) {
             return (Vec::new(), Unlisted::Pass);
         }
-        let of_host = |h: &Option<HostName>| h.as_ref().is_none_or(|h| h == host);
-        let in_status = primary.status_addresses.iter().filter(|(_, h)| of_host(h)).map(|(a, _)| *a);
-        let mut vips: Vec<IpAddr> = in_status.collect();
+        let mut vips: Vec<IpAddr> = in_status(primary, host).collect();
         if vips.is_empty() && may_allocate(primary, host) {
             vips = allocated.into_iter().flat_map(Vips::iter).collect();
         }
@@ -98,9 +93,16 @@ impl View<'_> {
 #[must_use]
 pub fn needs_vip(snapshot: &Snapshot, host: &HostName) -> bool {
     snapshot.entries_of(host).iter().any(|entry| {
-        let in_status = entry.status_addresses.iter().any(|(_, h)| h.as_ref().is_none_or(|h| h == host));
-        entry.export_to != ExportTo::Nobody && !in_status && may_allocate(entry, host)
+        let has_status = in_status(entry, host).next().is_some();
+        entry.export_to != ExportTo::Nobody && !has_status && may_allocate(entry, host)
     })
+}
+
+/// The addresses that somebody has allocated for `host`. As with Istio, who wants none allocated does not get them.
+fn in_status<'a>(entry: &'a Entry, host: &'a HostName) -> impl Iterator<Item = IpAddr> + 'a {
+    let of_host = move |h: &Option<HostName>| h.as_ref().is_none_or(|h| h == host);
+    let used = entry.may_allocate.then_some(&entry.status_addresses);
+    used.into_iter().flatten().filter(move |(_, h)| of_host(h)).map(|(a, _)| *a)
 }
 
 fn may_allocate(entry: &Entry, host: &HostName) -> bool {
@@ -123,27 +125,32 @@ pub fn names_of(snapshot: &Snapshot, entry: &Entry, host: &HostName) -> BTreeSet
     match entry.resolution {
         Resolution::None | Resolution::DynamicDns => BTreeSet::new(),
         _ if backends::resolves_host(entry) => BTreeSet::from([host.clone()]),
-        _ => {
-            let selected = snapshot.selected_by(entry).map(|w| &w.endpoint);
-            backends::names(entry.endpoints.iter().chain(selected)).cloned().collect()
-        }
+        _ => backends::names(snapshot.endpoints_of(entry)).cloned().collect(),
     }
 }
 
-/// What `host` contributes, given its allocated VIPs.
+/// What `host` contributes.
 #[must_use]
-pub fn host(snapshot: &Snapshot, resolved: &Resolved, vips: Option<&Vips>, host: &HostName) -> HostDesired {
+pub fn host(known: Known<'_>, host: &HostName) -> HostDesired {
+    let snapshot = known.snapshot;
     let mut desired = HostDesired::default();
     let mesh = view_for(snapshot, host, &Scope::Mesh);
     if let Some(view) = &mesh {
-        add_view(&mut desired, snapshot, resolved, vips, host, Scope::Mesh, view);
+        add_view(&mut desired, known, host, Scope::Mesh, view);
     }
-    for namespace in namespaces_with_views(snapshot, host) {
-        let scope = Scope::Namespace(namespace);
-        if let Some(view) = view_for(snapshot, host, &scope)
-            && mesh.as_ref() != Some(&view)
-        {
-            add_view(&mut desired, snapshot, resolved, vips, host, scope, &view);
+    let sharing = namespaces_sharing(snapshot, host);
+    for namespace in namespaces_with_views(snapshot, host).union(&sharing) {
+        let scope = Scope::Namespace(namespace.clone());
+        match view_for(snapshot, host, &scope) {
+            Some(view) if mesh.as_ref() != Some(&view) || sharing.contains(namespace) => {
+                add_view(&mut desired, known, host, scope, &view);
+            }
+            Some(_) => {}
+            None => {
+                if let Some(service) = mesh.as_ref().and_then(|_| snapshot.service_of(host)) {
+                    desired.names.views.insert(scope, NameView::not_ours(service.object.clone()));
+                }
+            }
         }
     }
     desired
@@ -158,26 +165,38 @@ fn namespaces_with_views(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Names
             namespaces.extend(listed.iter().cloned());
         }
     }
+    if let Some(service) = snapshot.service_of(host) {
+        namespaces.insert(service.object.namespace.clone());
+        if let ExportTo::Namespaces(listed) = &service.export_to {
+            namespaces.extend(listed.iter().cloned());
+        }
+    }
     namespaces
 }
 
-fn add_view(
-    desired: &mut HostDesired,
-    snapshot: &Snapshot,
-    resolved: &Resolved,
-    allocated: Option<&Vips>,
-    host: &HostName,
-    scope: Scope,
-    view: &View<'_>,
-) {
-    let (vips, unlisted) = view.vips(host, allocated);
+/// The namespaces that write an address of `host` too, if there are several: at a shared address each comes first for its
+/// own clients, who then need a view of everybody's ports there.
+fn namespaces_sharing(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespace> {
+    let mut namespaces = BTreeSet::new();
+    for address in snapshot.entries_of(host).into_iter().flat_map(|entry| entry.own_addresses()) {
+        let of_address: BTreeSet<_> =
+            snapshot.writers_of(address).map(|e| e.object.namespace.clone()).collect();
+        if of_address.len() > 1 {
+            namespaces.extend(of_address);
+        }
+    }
+    namespaces
+}
+
+fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope: Scope, view: &View<'_>) {
+    let (vips, unlisted) = view.vips(host, known.vips.get(host));
     let mut all_backends: Vec<Backend> = Vec::new();
     if view.primary().resolution != Resolution::None {
         for (entry, ports) in &view.entries {
             for port in ports {
                 let key = ServiceKey { host: host.clone(), entry: entry.object.clone(), port: port.number };
-                let backends = backends::backends(entry, host, port, snapshot.selected_by(entry), resolved);
-                all_backends.extend(backends.iter().cloned());
+                let found = backends::backends(known, Of { entry, host, port });
+                all_backends.extend(found.backends.iter().cloned());
                 for address in &vips {
                     let frontend = Frontend {
                         scope: scope.clone(),
@@ -188,7 +207,8 @@ fn add_view(
                     desired.tables.frontends.insert(frontend, key.clone());
                 }
                 if !vips.is_empty() {
-                    desired.tables.services.insert(key, backends);
+                    desired.tables.services.insert(key, found.backends);
+                    desired.dialled.extend(found.dialled);
                 }
             }
         }
@@ -198,8 +218,9 @@ fn add_view(
     for address in &vips {
         desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, unlisted);
     }
-    let names: BTreeSet<_> = view.entries.iter().flat_map(|(e, _)| names_of(snapshot, e, host)).collect();
-    if all_backends.is_empty() && !names.is_empty() && !names.iter().any(|n| resolved.contains_key(n)) {
+    let names: BTreeSet<_> =
+        view.entries.iter().flat_map(|(e, _)| names_of(known.snapshot, e, host)).collect();
+    if all_backends.is_empty() && !names.is_empty() && !names.iter().any(|n| known.resolved.contains_key(n)) {
         desired.unresolved.insert(scope.clone());
     }
     desired.ages.insert(scope.clone(), (view.primary().created, view.primary().object.clone()));
@@ -215,28 +236,4 @@ fn add_view(
         entry: view.primary().object.clone(),
     };
     desired.names.views.insert(scope, name);
-}
-
-/// The entry that each entry of `host` loses to in its own namespace's view, or none if it serves.
-#[must_use]
-pub(super) fn winner_over(view: &View<'_>, entry: &Entry) -> Option<ObjectRef> {
-    let serves = view.entries.iter().any(|(e, _)| e.object == entry.object);
-    (!serves).then(|| view.primary().object.clone())
-}
-
-/// Groups the backends of a view by port, for people.
-pub(super) fn backends_by_port(
-    snapshot: &Snapshot,
-    resolved: &Resolved,
-    host: &HostName,
-    view: &View<'_>,
-) -> BTreeMap<(ObjectRef, u16), Vec<Backend>> {
-    let mut found = BTreeMap::new();
-    for (entry, ports) in &view.entries {
-        for port in ports {
-            let backends = backends::backends(entry, host, port, snapshot.selected_by(entry), resolved);
-            found.insert((entry.object.clone(), port.number), backends);
-        }
-    }
-    found
 }

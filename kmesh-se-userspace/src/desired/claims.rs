@@ -3,13 +3,16 @@
 //! In: [`HostDesired`] values, host by host. Out: the rows that a change touches. Never: a look at hosts that the
 //! change does not touch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{Address, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
 use crate::model::{HostName, ObjectRef};
 
-/// Older entries first, then by name.
-type Claim = (Option<jiff::Timestamp>, Option<ObjectRef>, HostName);
+/// Entries of the client's own namespace first, then older ones, then by name.
+type Claim = (bool, Option<jiff::Timestamp>, Option<ObjectRef>, HostName);
 
 /// What every host wants, and who wins what several want.
 #[derive(Debug, Default)]
@@ -17,6 +20,8 @@ pub struct Desired {
     hosts: BTreeMap<HostName, HostDesired>,
     frontends: BTreeMap<Frontend, BTreeSet<Claim>>,
     addresses: BTreeMap<Address, BTreeSet<Claim>>,
+    /// Address -> the hosts that have an endpoint there.
+    dialled: BTreeMap<IpAddr, BTreeSet<HostName>>,
 }
 
 impl Desired {
@@ -31,6 +36,9 @@ impl Desired {
             for address in previous.tables.addresses.keys() {
                 release(&mut self.addresses, address, &claim(host, &previous, &address.scope));
             }
+            for address in &previous.dialled {
+                release(&mut self.dialled, address, host);
+            }
             touched.extend(previous.tables.into_keys());
         }
         if let Some(desired) = desired {
@@ -41,6 +49,9 @@ impl Desired {
             for address in desired.tables.addresses.keys() {
                 let claim = claim(host, &desired, &address.scope);
                 self.addresses.entry(address.clone()).or_default().insert(claim);
+            }
+            for address in &desired.dialled {
+                self.dialled.entry(*address).or_default().insert(host.clone());
             }
             touched.extend(desired.tables.clone().into_keys());
             self.hosts.insert(host.clone(), desired);
@@ -85,10 +96,15 @@ impl Desired {
         rows
     }
 
+    /// The hosts that have an endpoint at one of the addresses in `keys`, whose backends may follow from theirs.
+    pub fn followers<'a>(&'a self, keys: &'a Keys) -> impl Iterator<Item = &'a HostName> {
+        keys.addresses.iter().filter_map(|address| self.dialled.get(&address.address)).flatten()
+    }
+
     /// The service that `frontend` is to lead to: that of the oldest claim.
     #[must_use]
     pub fn winner_of(&self, frontend: &Frontend) -> Option<&ServiceKey> {
-        let (_, _, host) = self.frontends.get(frontend)?.first()?;
+        let (.., host) = self.frontends.get(frontend)?.first()?;
         self.hosts.get(host)?.tables.frontends.get(frontend)
     }
 
@@ -101,14 +117,18 @@ impl Desired {
 
 fn claim(host: &HostName, desired: &HostDesired, scope: &Scope) -> Claim {
     let (created, object) = desired.ages.get(scope).cloned().unzip();
-    (created.flatten(), object, host.clone())
+    let is_foreign = match (scope, &object) {
+        (Scope::Namespace(namespace), Some(object)) => object.namespace != *namespace,
+        _ => false,
+    };
+    (is_foreign, created.flatten(), object, host.clone())
 }
 
 fn winner<'a, K: Ord>(claims: &'a BTreeMap<K, BTreeSet<Claim>>, key: &K) -> Option<&'a HostName> {
-    claims.get(key)?.first().map(|(_, _, host)| host)
+    claims.get(key)?.first().map(|(.., host)| host)
 }
 
-fn release<K: Ord>(claims: &mut BTreeMap<K, BTreeSet<Claim>>, key: &K, claim: &Claim) {
+fn release<K: Ord, V: Ord>(claims: &mut BTreeMap<K, BTreeSet<V>>, key: &K, claim: &V) {
     if let Some(set) = claims.get_mut(key) {
         set.remove(claim);
         if set.is_empty() {

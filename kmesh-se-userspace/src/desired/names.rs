@@ -28,6 +28,13 @@ pub struct NameView {
     pub entry: ObjectRef,
 }
 
+impl NameView {
+    /// The view of a namespace that has `host` from elsewhere, although the mesh has it from here.
+    pub(super) fn not_ours(entry: ObjectRef) -> Self {
+        Self { vips: Vec::new(), answers_v4: false, answers_v6: false, entry }
+    }
+}
+
 impl NameEntry {
     /// What a client of `namespace` sees.
     #[must_use]

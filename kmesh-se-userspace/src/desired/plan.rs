@@ -2,14 +2,16 @@
 //!
 //! In: the same values as `build`. Out: the JSON that the command line promises. Never: the kernel.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::Serialize;
 
-use super::{Scope, View, VipPool, build, view_for};
-use crate::model::{
-    EndpointAddress, Entry, HostName, Namespace, Port, Protocol, Resolution, Resolved, Snapshot,
+use super::{
+    Condition, Known, Scope, View,
+    backends::{self, Of},
+    conditions, view_for,
 };
+use crate::model::{EndpointAddress, Entry, HostName, Namespace, Protocol, Resolution};
 
 /// Everything that clients of one namespace see.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -55,17 +57,6 @@ pub struct BackendPlan {
     pub source: String,
 }
 
-/// A condition in the manner of Kubernetes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the names are Kubernetes' own")]
-pub struct Condition {
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    pub status: &'static str,
-    pub reason: &'static str,
-    pub message: String,
-}
-
 /// One name that is answered here.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the names are the JSON keys of the command line's contract")]
@@ -77,14 +68,15 @@ pub struct NamePlan {
 
 /// What clients of `namespace` get. Entries that they do not see are left out.
 #[must_use]
-pub fn plan(snapshot: &Snapshot, resolved: &Resolved, vips: &VipPool, namespace: &Namespace) -> Plan {
+pub fn plan(known: Known<'_>, namespace: &Namespace) -> Plan {
+    let Known { snapshot, vips, .. } = known;
     let scope = Scope::Namespace(namespace.clone());
     let mut plan = Plan { services: Vec::new(), names: Vec::new() };
     for entry in snapshot.entries().filter(|e| e.is_visible_to(namespace)) {
         for host in &entry.hosts {
-            if let Some(view) = view_for(snapshot, host, &scope) {
-                plan.services.push(service(snapshot, resolved, vips, entry, host, &view));
-            }
+            let conditions = conditions::conditions(snapshot, host, &scope, entry);
+            let view = view_for(snapshot, host, &scope);
+            plan.services.push(service(known, entry, host, view.as_ref(), conditions));
         }
     }
     for host in snapshot.hosts() {
@@ -100,48 +92,37 @@ pub fn plan(snapshot: &Snapshot, resolved: &Resolved, vips: &VipPool, namespace:
 }
 
 fn service(
-    snapshot: &Snapshot,
-    resolved: &Resolved,
-    vips: &VipPool,
+    known: Known<'_>,
     entry: &Entry,
     host: &HostName,
-    view: &View<'_>,
+    view: Option<&View<'_>>,
+    mut conditions: Vec<Condition>,
 ) -> ServicePlan {
-    let winner = build::winner_over(view, entry);
-    let (addresses, _) = view.vips(host, vips.get(host));
-    let served: &[&Port] = view
-        .entries
-        .iter()
-        .find(|(e, _)| e.object == entry.object)
-        .map_or(&[], |(_, ports)| ports.as_slice());
-    let backends = build::backends_by_port(snapshot, resolved, host, view);
-    let ports = served.iter().map(|port| {
-        let backends = backends.get(&(entry.object.clone(), port.number)).into_iter().flatten();
-        PortPlan {
+    let (addresses, _) = view.map(|view| view.vips(host, known.vips.get(host))).unwrap_or_default();
+    let serves = view.and_then(|view| view.entries.iter().find(|(e, _)| e.object == entry.object));
+    let mut ports = Vec::new();
+    let mut problems = BTreeSet::new();
+    for port in serves.into_iter().flat_map(|(_, ports)| ports) {
+        let found = backends::backends(known, Of { entry, host, port });
+        problems.extend(found.problems);
+        let backends = found.backends.into_iter().map(|b| BackendPlan {
+            address: b.address,
+            port: b.port,
+            weight: b.weight,
+            source: b.source.to_string(),
+        });
+        ports.push(PortPlan {
             name: port.name.clone(),
             number: port.number,
             protocol: port.protocol,
             mode: mode(entry),
-            backends: backends
-                .map(|b| BackendPlan {
-                    address: b.address,
-                    port: b.port,
-                    weight: b.weight,
-                    source: b.source.to_string(),
-                })
-                .collect(),
-        }
-    });
-    let mut conditions =
-        vec![Condition { kind: "Accepted", status: "True", reason: "Accepted", message: String::new() }];
-    if let Some(winner) = winner {
-        conditions.push(Condition {
-            kind: "Shadowed",
-            status: "True",
-            reason: "OlderEntryWins",
-            message: format!("clients of this namespace get {host} from {winner}"),
+            backends: backends.collect(),
         });
-    } else {
+    }
+    for (reason, message) in problems {
+        conditions::add(&mut conditions, reason, message);
+    }
+    if serves.is_some() {
         conditions.extend(limits(entry, &addresses));
     }
     ServicePlan {
@@ -150,7 +131,7 @@ fn service(
         host: host.clone(),
         resolution: entry.resolution,
         vips: addresses,
-        ports: ports.collect(),
+        ports,
         conditions,
     }
 }

@@ -79,9 +79,10 @@ pub struct Address {
 }
 
 /// What a port without a frontend gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Unlisted {
     /// The user wrote the address; it may be real.
+    #[default]
     Pass,
     /// The address is an automatic VIP, which exists only here.
     Refuse,

@@ -2,6 +2,7 @@
 
 mod backends;
 mod claims;
+mod generated;
 mod names;
 mod properties;
 mod views;
@@ -36,6 +37,8 @@ fn entry(object: &str, age: i64, host: &str) -> Entry {
         workload_selector: None,
         export_to: ExportTo::All,
         subject_alt_names: Vec::new(),
+        traffic_distribution: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -66,7 +69,8 @@ fn workload(object: &str, labels: &[(&str, &str)], address: &str) -> Workload {
     Workload {
         object: object_ref(Kind::WorkloadEntry, object),
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-        endpoint: endpoint(address),
+        endpoints: vec![endpoint(address)],
+        is_ready: true,
     }
 }
 
@@ -103,7 +107,15 @@ fn first_vips() -> Vips {
 
 /// The host `a.com` with the first VIPs.
 fn built(snapshot: &Snapshot, resolved: &Resolved) -> HostDesired {
-    host(snapshot, resolved, Some(&first_vips()), &HostName::new("a.com"))
+    built_with(snapshot, resolved, first_vips(), "a.com")
+}
+
+/// The host `name` with these VIPs.
+fn built_with(snapshot: &Snapshot, resolved: &Resolved, vips: Vips, name: &str) -> HostDesired {
+    let name = HostName::new(name);
+    let mut pool = VipPool::new(VipRanges::default());
+    pool.restore(&name, vips);
+    host(Known { snapshot, resolved, vips: &pool }, &name)
 }
 
 /// The backends of each port that a client of `namespace` (`*`: one without entries) gets at `address`, as

@@ -68,6 +68,7 @@ pub struct Exhausted {
 pub struct VipPool {
     ranges: VipRanges,
     hosts: BTreeMap<HostName, Vips>,
+    by_address: BTreeMap<IpAddr, HostName>,
     v4: Family<u32>,
     v6: Family<u128>,
     resting: VecDeque<(Timestamp, Vips)>,
@@ -90,6 +91,7 @@ impl VipPool {
         Self {
             ranges,
             hosts: BTreeMap::new(),
+            by_address: BTreeMap::new(),
             v4: Family::new(u32::from(v4.network()), u32::from(v4.broadcast()).saturating_sub(1)),
             v6: Family::new(u128::from(v6.network()), u128::from(v6.broadcast())),
             resting: VecDeque::new(),
@@ -102,7 +104,7 @@ impl VipPool {
         let v4 = vips.v4.filter(|a| self.v4.take(u32::from(*a)));
         let v6 = vips.v6.filter(|a| self.v6.take(u128::from(*a)));
         if v4.is_some() || v6.is_some() {
-            self.hosts.insert(host.clone(), Vips { v4, v6 });
+            self.insert(host, Vips { v4, v6 });
         }
     }
 
@@ -131,13 +133,14 @@ impl VipPool {
         if vips == Vips::default() {
             return Err(Exhausted { host: host.clone(), v4: self.ranges.v4, v6: self.ranges.v6 });
         }
-        self.hosts.insert(host.clone(), vips);
+        self.insert(host, vips);
         Ok(vips)
     }
 
     /// Takes the addresses of `host` back; they rest before they are used again.
     pub fn release(&mut self, host: &HostName, now: Timestamp) {
         if let Some(vips) = self.hosts.remove(host) {
+            vips.iter().for_each(|address| drop(self.by_address.remove(&address)));
             self.resting.push_back((now + QUARANTINE, vips));
         }
     }
@@ -146,6 +149,17 @@ impl VipPool {
     #[must_use]
     pub fn get(&self, host: &HostName) -> Option<&Vips> {
         self.hosts.get(host)
+    }
+
+    /// The host that was given `address`.
+    #[must_use]
+    pub fn host_of(&self, address: IpAddr) -> Option<&HostName> {
+        self.by_address.get(&address)
+    }
+
+    fn insert(&mut self, host: &HostName, vips: Vips) {
+        self.by_address.extend(vips.iter().map(|address| (address, host.clone())));
+        self.hosts.insert(host.clone(), vips);
     }
 
     /// All hosts with their addresses.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{HostName, Namespace, ObjectRef};
+use super::{HostName, Locality, Namespace, ObjectRef};
 
 /// A validated ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,18 +45,87 @@ pub struct Entry {
     pub export_to: ExportTo,
     /// `spec.subjectAltNames`.
     pub subject_alt_names: Vec<String>,
+    /// The annotation `networking.istio.io/traffic-distribution`; none: that of the namespace.
+    pub traffic_distribution: Option<TrafficDistribution>,
+    /// What is allowed but probably not meant, for conditions.
+    pub warnings: Vec<Issue>,
 }
 
-/// A validated WorkloadEntry.
+/// Which backends are preferred to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum TrafficDistribution {
+    /// None: all are equal.
+    Any,
+    /// Those of the node's zone, else of its region, else all.
+    PreferSameZone,
+    /// Those of the node, else of its subzone, zone or region, else all.
+    PreferSameNode,
+}
+
+/// A validated WorkloadEntry, or a Pod: what a selector may pick.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
     /// Which object this is.
     pub object: ObjectRef,
-    /// Labels of `metadata` and `spec` together; `spec` wins.
+    /// Labels of `spec` and `metadata` together; `metadata` wins.
     pub labels: BTreeMap<String, String>,
-    /// The workload as an endpoint.
-    pub endpoint: Endpoint,
+    /// The workload as endpoints: one, or one for each address of a Pod.
+    pub endpoints: Vec<Endpoint>,
+    /// Whether it takes connections: a Pod that is ready and not about to go, a WorkloadEntry that no check has failed.
+    pub is_ready: bool,
+}
+
+/// A Service of Kubernetes: the owner of its host.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterHost {
+    /// Which object this is.
+    pub object: ObjectRef,
+    /// Its name in the cluster's DNS.
+    pub host: HostName,
+    /// Who sees it.
+    pub export_to: ExportTo,
+    /// Whether it is of type ExternalName, which owns nothing.
+    pub is_alias: bool,
+}
+
+/// The domain of names in a cluster.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// A Node of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Which object this is.
+    pub object: ObjectRef,
+    /// Where its labels say that it is.
+    pub locality: Locality,
+}
+
+/// A Namespace of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeNamespace {
+    /// Which object this is.
+    pub object: ObjectRef,
+    /// What entries without the annotation have.
+    pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+/// A valid object of any kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Accepted {
+    /// A ServiceEntry.
+    Entry(Arc<Entry>),
+    /// A WorkloadEntry or Pod.
+    Workload(Arc<Workload>),
+    /// A Service.
+    Service(Arc<ClusterHost>),
+    /// A Node.
+    Node(Arc<Node>),
+    /// A Namespace.
+    Namespace(Arc<KubeNamespace>),
 }
 
 /// One port of a service.
@@ -84,6 +153,8 @@ pub enum Protocol {
     Grpc,
     #[serde(rename = "GRPC-WEB")]
     GrpcWeb,
+    #[serde(rename = "HTTP_PROXY")]
+    HttpProxy,
     Mongo,
     Tcp,
     Tls,
@@ -154,6 +225,8 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
     /// Its service account, empty when not given.
     pub service_account: String,
+    /// The node that it runs on, empty when not known.
+    pub node: String,
 }
 
 impl Endpoint {
@@ -168,6 +241,7 @@ impl Endpoint {
             network: String::new(),
             labels: BTreeMap::new(),
             service_account: String::new(),
+            node: String::new(),
         }
     }
 }
@@ -198,15 +272,23 @@ pub enum ExportTo {
     Namespaces(Vec<Namespace>),
 }
 
+impl ExportTo {
+    /// Whether clients of `namespace` see what is exported so.
+    #[must_use]
+    pub fn includes(&self, namespace: &Namespace) -> bool {
+        match self {
+            Self::All => true,
+            Self::Nobody => false,
+            Self::Namespaces(list) => list.contains(namespace),
+        }
+    }
+}
+
 impl Entry {
     /// Whether clients of `namespace` see this entry.
     #[must_use]
     pub fn is_visible_to(&self, namespace: &Namespace) -> bool {
-        match &self.export_to {
-            ExportTo::All => true,
-            ExportTo::Nobody => false,
-            ExportTo::Namespaces(list) => list.contains(namespace),
-        }
+        self.export_to.includes(namespace)
     }
 }
 
@@ -236,4 +318,21 @@ pub struct Verdict<T> {
     pub errors: Vec<Issue>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Issue>,
+}
+
+/// What validation says of an object of any kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// The validated object; none when there are errors.
+    pub accepted: Option<Accepted>,
+    /// Every error found, in the order of the fields.
+    pub errors: Vec<Issue>,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Issue>,
+}
+
+impl<T> Verdict<T> {
+    pub(super) fn into_judgement(self, wrap: impl FnOnce(Arc<T>) -> Accepted) -> Judgement {
+        Judgement { accepted: self.accepted.map(wrap), errors: self.errors, warnings: self.warnings }
+    }
 }

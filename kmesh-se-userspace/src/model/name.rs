@@ -93,6 +93,14 @@ pub enum Kind {
     ServiceEntry,
     /// `networking.istio.io` WorkloadEntry.
     WorkloadEntry,
+    /// Kubernetes' Pod.
+    Pod,
+    /// Kubernetes' Service.
+    Service,
+    /// Kubernetes' Node.
+    Node,
+    /// Kubernetes' Namespace.
+    Namespace,
 }
 
 impl fmt::Display for Kind {
@@ -100,6 +108,10 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::Node => "Node",
+            Self::Namespace => "Namespace",
         })
     }
 }
@@ -109,7 +121,7 @@ impl fmt::Display for Kind {
 pub struct ObjectRef {
     /// The object's kind.
     pub kind: Kind,
-    /// Its namespace.
+    /// Its namespace; empty for an object that is in none.
     pub namespace: Namespace,
     /// Its name.
     pub name: Arc<str>,
@@ -117,6 +129,9 @@ pub struct ObjectRef {
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
     }
 }

@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
-use super::{Kind, Namespace, ObjectRef};
+use super::{ClusterObject, Kind, KubeService, Namespace, ObjectRef, Pod};
 
-/// The API group of both kinds.
+/// The API group of ServiceEntry and WorkloadEntry.
 pub const GROUP: &str = "networking.istio.io";
 /// The versions of [`GROUP`] that are read; they are one schema.
 pub const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
@@ -22,6 +22,14 @@ pub enum Object {
     ServiceEntry(Box<ServiceEntry>),
     /// A WorkloadEntry.
     WorkloadEntry(Box<WorkloadEntry>),
+    /// A Pod.
+    Pod(Box<Pod>),
+    /// A Service.
+    Service(Box<KubeService>),
+    /// A Node.
+    Node(Box<ClusterObject>),
+    /// A Namespace.
+    Namespace(Box<ClusterObject>),
 }
 
 impl Object {
@@ -31,6 +39,10 @@ impl Object {
         match self {
             Self::ServiceEntry(entry) => entry.object_ref(),
             Self::WorkloadEntry(entry) => entry.object_ref(),
+            Self::Pod(pod) => pod.metadata.object_ref(Kind::Pod),
+            Self::Service(service) => service.metadata.object_ref(Kind::Service),
+            Self::Node(node) => node.object_ref(Kind::Node),
+            Self::Namespace(namespace) => namespace.object_ref(Kind::Namespace),
         }
     }
 
@@ -40,6 +52,9 @@ impl Object {
         match self {
             Self::ServiceEntry(entry) => &entry.metadata,
             Self::WorkloadEntry(entry) => &entry.metadata,
+            Self::Pod(pod) => &pod.metadata,
+            Self::Service(service) => &service.metadata,
+            Self::Node(object) | Self::Namespace(object) => &object.metadata,
         }
     }
 }
@@ -76,8 +91,8 @@ pub struct WorkloadEntry {
     pub metadata: Metadata,
     /// `spec`.
     pub spec: WorkloadEntrySpec,
-    /// `status`, which means nothing here.
-    pub status: Value,
+    /// `status`.
+    pub status: WorkloadEntryStatus,
 }
 
 impl WorkloadEntry {
@@ -122,7 +137,9 @@ impl Metadata {
         if self.namespace.is_empty() { Namespace::default() } else { Namespace::new(&self.namespace) }
     }
 
-    fn object_ref(&self, kind: Kind) -> ObjectRef {
+    /// Which object of `kind` this is.
+    #[must_use]
+    pub fn object_ref(&self, kind: Kind) -> ObjectRef {
         ObjectRef { kind, namespace: self.namespace(), name: self.name.as_str().into() }
     }
 }
@@ -178,6 +195,17 @@ pub struct WorkloadEntrySpec {
     #[serde(deserialize_with = "whole_number")]
     pub weight: Option<i64>,
     pub service_account: String,
+}
+
+/// `status` of a WorkloadEntry.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Istio's own")]
+pub struct WorkloadEntryStatus {
+    pub conditions: Vec<Condition>,
+    pub validation_messages: Vec<Value>,
+    /// A number, or one in a string.
+    pub observed_generation: Value,
 }
 
 /// `status` of a ServiceEntry.

@@ -18,8 +18,16 @@ use self::split::Chunk;
 use super::{GROUP, Issue, Kind, Namespace, Object, ObjectRef, Reason, VERSIONS};
 
 /// The kinds that are read, with their names in text.
-const KINDS: [(&str, Kind); 2] =
-    [("ServiceEntry", Kind::ServiceEntry), ("WorkloadEntry", Kind::WorkloadEntry)];
+const KINDS: [(&str, Kind); 6] = [
+    ("ServiceEntry", Kind::ServiceEntry),
+    ("WorkloadEntry", Kind::WorkloadEntry),
+    ("Pod", Kind::Pod),
+    ("Service", Kind::Service),
+    ("Node", Kind::Node),
+    ("Namespace", Kind::Namespace),
+];
+/// The version of the kinds that are Kubernetes' own.
+const CORE: &str = "v1";
 /// Lists within lists are not written by anybody; this many are followed.
 const MAX_LIST_DEPTH: usize = 4;
 /// Wrong types listed for one object. Each costs one more pass over it.
@@ -74,7 +82,10 @@ impl ParseFailure {
     #[must_use]
     pub fn object_ref(&self) -> Option<ObjectRef> {
         let kind = KINDS.iter().find(|(text, _)| Some(*text) == self.kind.as_deref())?.1;
-        let namespace = self.namespace.as_deref().map_or_else(Namespace::default, Namespace::new);
+        let namespace = match kind {
+            Kind::Node | Kind::Namespace => Namespace::new(""),
+            _ => self.namespace.as_deref().map_or_else(Namespace::default, Namespace::new),
+        };
         Some(ObjectRef { kind, namespace, name: self.name.as_deref()?.into() })
     }
 
@@ -211,28 +222,31 @@ impl Document<'_> {
             return;
         }
 
+        let skip = |failure: ParseFailure, api_version, kind| {
+            let ParseFailure { line, namespace, name, .. } = failure;
+            Parsed::Skipped { line, api_version, kind, namespace, name }
+        };
         let Some((_, known)) = KINDS.iter().find(|(text, _)| *text == kind) else {
-            let (namespace, name) = (failure.namespace, failure.name);
-            out.push(Parsed::Skipped { line: failure.line, api_version, kind, namespace, name });
+            out.push(skip(failure, api_version, kind));
             return;
         };
-        match api_version.split_once('/') {
-            Some((GROUP, version)) if VERSIONS.contains(&version) => {}
-            Some((group, _)) if group != GROUP => {
-                let (namespace, name) = (failure.namespace, failure.name);
-                out.push(Parsed::Skipped { line: failure.line, api_version, kind, namespace, name });
-                return;
-            }
-            _ => {
-                let message = if api_version.is_empty() {
-                    format!("apiVersion is missing; write apiVersion: {GROUP}/v1")
-                } else {
-                    format!("{kind} is not known in apiVersion {api_version}; write {GROUP}/v1")
-                };
-                failure.issues.push(Issue::new("apiVersion", Reason::UnknownApiVersion, message));
-                out.push(Parsed::Failed(failure));
-                return;
-            }
+        let is_istio = matches!(known, Kind::ServiceEntry | Kind::WorkloadEntry);
+        if !is_istio && api_version != CORE {
+            // Another API has a kind of this name.
+            out.push(skip(failure, api_version, kind));
+            return;
+        }
+        let version =
+            api_version.split_once('/').filter(|(group, _)| *group == GROUP).map(|(_, version)| version);
+        if is_istio && !version.is_some_and(|version| VERSIONS.contains(&version)) {
+            let message = if api_version.is_empty() {
+                format!("apiVersion is missing; write apiVersion: {GROUP}/v1")
+            } else {
+                format!("{kind} is not known in apiVersion {api_version}; write {GROUP}/v1")
+            };
+            failure.issues.push(Issue::new("apiVersion", Reason::UnknownApiVersion, message));
+            out.push(Parsed::Failed(failure));
+            return;
         }
         map.remove("kind");
         map.insert("apiVersion".to_owned(), Value::String(api_version));
@@ -240,6 +254,11 @@ impl Document<'_> {
         let typed = match known {
             Kind::ServiceEntry => typed(value).map(|(o, w)| (Object::ServiceEntry(Box::new(o)), w)),
             Kind::WorkloadEntry => typed(value).map(|(o, w)| (Object::WorkloadEntry(Box::new(o)), w)),
+            // Only some of the fields of these are read.
+            Kind::Pod => typed(value).map(|(o, _)| (Object::Pod(Box::new(o)), Vec::new())),
+            Kind::Service => typed(value).map(|(o, _)| (Object::Service(Box::new(o)), Vec::new())),
+            Kind::Node => typed(value).map(|(o, _)| (Object::Node(Box::new(o)), Vec::new())),
+            Kind::Namespace => typed(value).map(|(o, _)| (Object::Namespace(Box::new(o)), Vec::new())),
         };
         out.push(match typed {
             Ok((object, warnings)) => Parsed::Object { line: failure.line, object, warnings },

@@ -121,6 +121,10 @@ reasons! {
     DynamicDnsWithEndpoints,
     /// DYNAMIC_DNS needs a protocol that carries the name.
     DynamicDnsProtocol,
+    /// DYNAMIC_DNS inside the mesh cannot go through a waypoint.
+    DynamicDnsInternalWithWaypoint,
+    /// An annotation for a traffic distribution that does not exist (warning).
+    TrafficDistributionUnknown,
 
     // endpoints
     /// More endpoints than the limit.
@@ -143,6 +147,12 @@ reasons! {
     EndpointPortOutOfRange,
     /// An endpoint's port name is not a DNS label.
     EndpointPortNameInvalid,
+    /// More ports of one endpoint than the limit.
+    TooManyEndpointPorts,
+    /// More labels of one endpoint than the limit.
+    TooManyLabels,
+    /// A text that is longer than the API allows.
+    FieldTooLong,
     /// Negative, or above 4294967295.
     WeightOutOfRange,
     /// A label that Kubernetes does not allow.

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Entry, HostName, Kind, Namespace, ObjectRef, Workload};
+use super::{
+    Accepted, ClusterHost, Endpoint, Entry, ExportTo, HostName, Kind, KubeNamespace, Locality, Namespace,
+    Node, ObjectRef, Place, Workload,
+};
 
 /// The accepted objects. Values are shared and immutable; a change is a new value and a new revision.
 #[derive(Clone, Debug, Default)]
@@ -18,14 +21,36 @@ pub struct Snapshot {
     pub revision: u64,
     entries: BTreeMap<ObjectRef, Arc<Entry>>,
     workloads: BTreeMap<ObjectRef, Arc<Workload>>,
+    /// The Services of the cluster, by their host. No two have the same.
+    services: BTreeMap<HostName, Arc<ClusterHost>>,
+    nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    namespaces: BTreeMap<Arc<str>, Arc<KubeNamespace>>,
+    place: Place,
     by_host: BTreeMap<HostName, BTreeSet<ObjectRef>>,
     /// The entries with a selector that can select something.
     selecting: BTreeSet<ObjectRef>,
-    /// Address -> how many times entries write it or have it in their status.
-    written: BTreeMap<IpAddr, usize>,
+    /// Address -> the entries that write it or have it in their status.
+    written: BTreeMap<IpAddr, BTreeSet<ObjectRef>>,
 }
 
 impl Snapshot {
+    /// Nothing yet, as seen from `place`.
+    #[must_use]
+    pub fn at(place: Place) -> Self {
+        Self { place, ..Self::default() }
+    }
+
+    /// Adds or replaces an object; returns the hosts that the change touches.
+    pub fn apply(&mut self, object: Accepted) -> BTreeSet<HostName> {
+        match object {
+            Accepted::Entry(entry) => self.apply_entry(entry),
+            Accepted::Workload(workload) => self.apply_workload(workload),
+            Accepted::Service(service) => self.apply_service(service),
+            Accepted::Node(node) => self.apply_node(node),
+            Accepted::Namespace(namespace) => self.apply_namespace(namespace),
+        }
+    }
+
     /// Adds or replaces an entry; returns the hosts that the change touches, old and new.
     pub fn apply_entry(&mut self, entry: Arc<Entry>) -> BTreeSet<HostName> {
         if self.entries.get(&entry.object) == Some(&entry) {
@@ -38,7 +63,8 @@ impl Snapshot {
             touched.insert(host.clone());
         }
         for address in entry.own_addresses() {
-            *self.written.entry(address).or_default() += 1;
+            self.written.entry(address).or_default().insert(entry.object.clone());
+            touched.extend(self.hosts_sharing(address, &entry.object.namespace));
         }
         if entry.selects_some() {
             self.selecting.insert(entry.object.clone());
@@ -60,18 +86,65 @@ impl Snapshot {
         touched
     }
 
+    fn apply_service(&mut self, service: Arc<ClusterHost>) -> BTreeSet<HostName> {
+        if self.services.get(&service.host) == Some(&service) {
+            return BTreeSet::new();
+        }
+        self.revision += 1;
+        let host = service.host.clone();
+        self.services.insert(host.clone(), service);
+        BTreeSet::from([host])
+    }
+
+    fn apply_node(&mut self, node: Arc<Node>) -> BTreeSet<HostName> {
+        let name = node.object.name.clone();
+        if self.nodes.get(&name) == Some(&node) {
+            return BTreeSet::new();
+        }
+        self.revision += 1;
+        self.nodes.insert(name.clone(), node);
+        self.hosts_near(&name)
+    }
+
+    fn apply_namespace(&mut self, namespace: Arc<KubeNamespace>) -> BTreeSet<HostName> {
+        let name = namespace.object.name.clone();
+        if self.namespaces.get(&name) == Some(&namespace) {
+            return BTreeSet::new();
+        }
+        self.revision += 1;
+        self.namespaces.insert(name.clone(), namespace);
+        self.hosts_of_namespace(&name)
+    }
+
     /// Removes an object; returns the hosts that the change touches, none if it was not there.
     pub fn remove(&mut self, object: &ObjectRef) -> BTreeSet<HostName> {
-        if let Some(workload) = self.workloads.remove(object) {
-            self.revision += 1;
-            return self.hosts_selecting(&workload);
+        let revision = self.revision + 1;
+        let touched = match object.kind {
+            Kind::ServiceEntry => self.entries.contains_key(object).then(|| self.take_entry(object)),
+            Kind::WorkloadEntry | Kind::Pod => {
+                self.workloads.remove(object).map(|workload| self.hosts_selecting(&workload))
+            }
+            Kind::Service => {
+                let found = self.services.values().find(|service| service.object == *object);
+                found.map(|service| service.host.clone()).map(|host| {
+                    self.services.remove(&host);
+                    BTreeSet::from([host])
+                })
+            }
+            Kind::Node => self.nodes.remove(&object.name).map(|_| self.hosts_near(&object.name)),
+            Kind::Namespace => {
+                self.namespaces.remove(&object.name).map(|_| self.hosts_of_namespace(&object.name))
+            }
+        };
+        if touched.is_some() {
+            self.revision = revision;
         }
-        self.revision += u64::from(self.entries.contains_key(object));
-        self.take_entry(object)
+        touched.unwrap_or_default()
     }
 
     fn take_entry(&mut self, object: &ObjectRef) -> BTreeSet<HostName> {
         let Some(entry) = self.entries.remove(object) else { return BTreeSet::new() };
+        let mut touched: BTreeSet<_> = entry.hosts.iter().cloned().collect();
         for host in &entry.hosts {
             if let Some(objects) = self.by_host.get_mut(host) {
                 objects.remove(object);
@@ -81,15 +154,25 @@ impl Snapshot {
             }
         }
         for address in entry.own_addresses() {
-            if let Some(count) = self.written.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(objects) = self.written.get_mut(&address) {
+                objects.remove(object);
+                if objects.is_empty() {
                     self.written.remove(&address);
                 }
             }
+            touched.extend(self.hosts_sharing(address, &entry.object.namespace));
         }
         self.selecting.remove(object);
-        entry.hosts.iter().cloned().collect()
+        touched
+    }
+
+    /// The hosts that share `address` with an entry of `namespace`, if entries of other namespaces do: they have views of
+    /// each other.
+    fn hosts_sharing(&self, address: IpAddr, namespace: &Namespace) -> BTreeSet<HostName> {
+        if self.writers_of(address).all(|entry| entry.object.namespace == *namespace) {
+            return BTreeSet::new();
+        }
+        self.writers_of(address).flat_map(|entry| entry.hosts.clone()).collect()
     }
 
     /// The entries that name `host`, the oldest first, then by namespace and name.
@@ -103,14 +186,61 @@ impl Snapshot {
 
     /// The workloads that `entry` selects; none without a selector or with an empty one.
     pub fn selected_by<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = &'a Arc<Workload>> {
-        let of_namespace = from_namespace(Kind::WorkloadEntry, &entry.object.namespace);
-        let candidates = entry.selects_some().then(|| self.workloads.range(of_namespace));
-        candidates
-            .into_iter()
-            .flatten()
-            .take_while(|(object, _)| object.namespace == entry.object.namespace)
-            .map(|(_, workload)| workload)
-            .filter(|workload| entry.selects(workload))
+        let kinds = entry.selects_some().then_some([Kind::WorkloadEntry, Kind::Pod]);
+        let candidates = kinds.into_iter().flatten().flat_map(move |kind| {
+            let of_namespace = from_namespace(kind, &entry.object.namespace);
+            self.workloads.range(of_namespace).take_while(move |(object, _)| {
+                (object.kind, &object.namespace) == (kind, &entry.object.namespace)
+            })
+        });
+        candidates.map(|(_, workload)| workload).filter(|workload| entry.selects(workload))
+    }
+
+    /// The endpoints of `entry`: those listed, and those of the workloads that it selects and that are ready.
+    pub fn endpoints_of<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = &'a Endpoint> {
+        let ready = self.selected_by(entry).filter(|workload| workload.is_ready);
+        entry.endpoints.iter().chain(ready.flat_map(|workload| &workload.endpoints))
+    }
+
+    /// How far `endpoint` is from this node as `entry` counts it; 0 is the nearest.
+    #[must_use]
+    pub fn distance(&self, entry: &Entry, endpoint: &Endpoint) -> u8 {
+        if self.place == Place::default() {
+            return 0;
+        }
+        let of_node = |name: &str| self.nodes.get(name).map(|node| node.locality.clone()).unwrap_or_default();
+        let to = match endpoint.locality.as_str() {
+            "" => of_node(&endpoint.node),
+            text => Locality::new(text),
+        };
+        let of_namespace = || self.namespaces.get(entry.object.namespace.as_str())?.traffic_distribution;
+        let preferred = entry.traffic_distribution.or_else(of_namespace);
+        let Place { locality, node } = &self.place;
+        let here = if locality.is_unknown() { of_node(node) } else { locality.clone() };
+        Place { locality: here, node: node.clone() }.distance(&to, &endpoint.node, preferred)
+    }
+
+    /// The Service of the cluster that has `host` for its own, if clients of `namespace` (none: of every namespace) see
+    /// it.
+    #[must_use]
+    pub fn cluster_host(&self, host: &HostName, namespace: Option<&Namespace>) -> Option<&Arc<ClusterHost>> {
+        let sees = |service: &&Arc<ClusterHost>| match namespace {
+            None => service.export_to == ExportTo::All,
+            Some(namespace) => service.export_to.includes(namespace),
+        };
+        self.services.get(host).filter(|service| !service.is_alias).filter(sees)
+    }
+
+    /// The Service that has `host`, whoever sees it.
+    #[must_use]
+    pub fn service_of(&self, host: &HostName) -> Option<&Arc<ClusterHost>> {
+        self.services.get(host)
+    }
+
+    /// The entries that write `address` or have it in their status.
+    pub fn writers_of(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Entry>> {
+        let objects = self.written.get(&address).into_iter().flatten();
+        objects.filter_map(|object| self.entries.get(object))
     }
 
     /// Whether some entry writes `address` or has it in its status, so that it is not free for allocation.
@@ -124,14 +254,36 @@ impl Snapshot {
         self.entries.values()
     }
 
-    /// All workloads, by namespace and name.
+    /// All workloads, by kind, namespace and name.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()
+    }
+
+    /// `host` as the index has it, if some entry names it.
+    #[must_use]
+    pub fn host(&self, host: &HostName) -> Option<&HostName> {
+        self.by_host.get_key_value(host).map(|(host, _)| host)
     }
 
     /// All hosts that some entry names.
     pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
         self.by_host.keys()
+    }
+
+    /// The hosts whose backends are on the node `name`, or are chosen from there.
+    fn hosts_near(&self, name: &str) -> BTreeSet<HostName> {
+        if *name == *self.place.node {
+            return self.by_host.keys().cloned().collect();
+        }
+        let is_there = |workload: &&Arc<Workload>| workload.endpoints.iter().any(|e| *e.node == *name);
+        self.workloads.values().filter(is_there).flat_map(|w| self.hosts_selecting(w)).collect()
+    }
+
+    fn hosts_of_namespace(&self, name: &str) -> BTreeSet<HostName> {
+        let entries = self.entries.range(from_namespace(Kind::ServiceEntry, &Namespace::new(name)));
+        let own = entries
+            .take_while(|(object, _)| object.kind == Kind::ServiceEntry && object.namespace.as_str() == name);
+        own.flat_map(|(_, entry)| entry.hosts.clone()).collect()
     }
 
     fn hosts_selecting(&self, workload: &Workload) -> BTreeSet<HostName> {
@@ -159,7 +311,7 @@ impl Entry {
     }
 
     /// The plain addresses of `spec.addresses` and `status.addresses`.
-    fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let plain = self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
         plain.map(|net| net.addr()).chain(self.status_addresses.iter().map(|(address, _)| *address))
     }

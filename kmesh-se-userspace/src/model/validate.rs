@@ -1,10 +1,11 @@
 //! Objects as written to objects that mean something.
 //!
-//! In: a raw ServiceEntry or WorkloadEntry. Out: the validated value, or every rule that it breaks, and what
+//! In: a raw object. Out: the validated value, or every rule that it breaks, and what
 //! is allowed but hardly meant. Never: a look at another object, I/O or a clock.
 
 mod endpoint;
 mod host;
+mod kube;
 mod metadata;
 mod port;
 mod rules;
@@ -15,7 +16,12 @@ mod tests;
 use std::sync::Arc;
 
 use self::endpoint::Role;
-use super::{Entry, Issue, Reason, ServiceEntry, Verdict, Workload, WorkloadEntry};
+use super::{
+    Accepted, Entry, Issue, Judgement, Object, Reason, ServiceEntry, Verdict, Workload, WorkloadEntry,
+};
+
+/// On a WorkloadEntry whose health is checked.
+const HEALTH_CHECKS: &str = "proxy.istio.io/health-checks-enabled";
 
 /// Most hosts of one entry.
 pub const MAX_HOSTS: usize = 256;
@@ -25,6 +31,19 @@ pub const MAX_ADDRESSES: usize = 256;
 pub const MAX_PORTS: usize = 256;
 /// Most endpoints of one entry.
 pub const MAX_ENDPOINTS: usize = 4096;
+
+/// Validates an object of any kind.
+#[must_use]
+pub fn validate(raw: &Object) -> Judgement {
+    match raw {
+        Object::ServiceEntry(raw) => validate_service_entry(raw).into_judgement(Accepted::Entry),
+        Object::WorkloadEntry(raw) => validate_workload_entry(raw).into_judgement(Accepted::Workload),
+        Object::Pod(raw) => kube::pod(raw).into_judgement(Accepted::Workload),
+        Object::Service(raw) => kube::service(raw).into_judgement(Accepted::Service),
+        Object::Node(raw) => kube::node(raw).into_judgement(Accepted::Node),
+        Object::Namespace(raw) => kube::namespace(raw).into_judgement(Accepted::Namespace),
+    }
+}
 
 /// Validates a ServiceEntry. All its errors are listed, in the order of the fields.
 #[must_use]
@@ -49,6 +68,7 @@ pub fn validate_service_entry(raw: &ServiceEntry) -> Verdict<Entry> {
     }
     let status_addresses = host::status_addresses(&raw.status.addresses, &mut report);
     let may_allocate = metadata::may_allocate(&raw.metadata.labels);
+    let traffic_distribution = metadata::traffic_distribution(&raw.metadata.annotations, &mut report);
 
     let entry = Entry {
         object,
@@ -66,11 +86,13 @@ pub fn validate_service_entry(raw: &ServiceEntry) -> Verdict<Entry> {
         workload_selector,
         export_to,
         subject_alt_names: spec.subject_alt_names.clone(),
+        traffic_distribution,
+        warnings: Vec::new(),
     };
     if resolution.is_some() {
         rules::check(&entry, spec, &mut report);
     }
-    report.into_verdict(entry)
+    report.into_verdict(entry, |entry, warnings| entry.warnings = warnings.to_vec())
 }
 
 /// Validates a WorkloadEntry. All its errors are listed, in the order of the fields.
@@ -78,10 +100,19 @@ pub fn validate_service_entry(raw: &ServiceEntry) -> Verdict<Entry> {
 pub fn validate_workload_entry(raw: &WorkloadEntry) -> Verdict<Workload> {
     let mut report = Report::default();
     metadata::check(&raw.metadata, &mut report);
-    let endpoint = endpoint::single(&raw.spec, "spec", Role::Workload, &mut report);
-    let mut labels = raw.metadata.labels.clone();
-    labels.extend(raw.spec.labels.clone());
-    report.into_verdict(Workload { object: raw.object_ref(), labels, endpoint })
+    let mut endpoint = endpoint::single(&raw.spec, "spec", Role::Workload, &mut report);
+    // Istio merges them in this order.
+    let mut labels = raw.spec.labels.clone();
+    labels.extend(raw.metadata.labels.clone());
+    if endpoint.locality.is_empty() {
+        endpoint.locality = kube::locality_label(&labels).unwrap_or_default();
+    }
+    // With health checks, a workload is one only once a check has found it healthy.
+    let is_checked = raw.metadata.annotations.get(HEALTH_CHECKS).is_some_and(|v| v == "true");
+    let is_healthy = raw.status.conditions.iter().any(|c| c.type_ == "Healthy" && c.status == "True");
+    let is_ready = is_healthy || !is_checked;
+    let workload = Workload { object: raw.object_ref(), labels, endpoints: vec![endpoint], is_ready };
+    report.into_verdict(workload, |_, _| {})
 }
 
 /// What was found so far.
@@ -109,10 +140,12 @@ impl Report {
         &items[..max]
     }
 
-    fn into_verdict<T>(mut self, value: T) -> Verdict<T> {
+    /// The verdict on `value`, which takes the warnings about it as `keep` says.
+    fn into_verdict<T>(mut self, mut value: T, keep: impl FnOnce(&mut T, &[Issue])) -> Verdict<T> {
         // Rules that look at several fields come last but belong to their field. The sort is stable.
         self.errors.sort_by_key(|issue| field_order(&issue.field));
         self.warnings.sort_by_key(|issue| field_order(&issue.field));
+        keep(&mut value, &self.warnings);
         let accepted = self.errors.is_empty().then(|| Arc::new(value));
         Verdict { accepted, errors: self.errors, warnings: self.warnings }
     }

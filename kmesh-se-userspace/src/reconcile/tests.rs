@@ -2,6 +2,7 @@
 
 mod changes;
 mod failures;
+mod generated;
 mod scenarios;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
@@ -12,7 +13,7 @@ use super::*;
 use crate::{
     desired::VipRanges,
     dns::{Found, NameTable},
-    model::{Addresses, HostName, Kind, Namespace, Object, ObjectRef, Parsed, parse},
+    model::{Addresses, HostName, Kind, Namespace, Object, ObjectRef, Parsed, Place, parse},
     sink::{Capacities, Sink, memory::MemoryMaps},
     source::Event,
 };
@@ -45,6 +46,12 @@ impl Node {
         let sink = Sink::new(MemoryMaps::new(capacities), capacities);
         let reconciler = Reconciler::new(sink, VipPool::new(ranges), names.clone());
         Self { reconciler, names, wanted: BTreeSet::new(), now: Timestamp::UNIX_EPOCH }
+    }
+
+    fn at(place: Place) -> Self {
+        let mut node = Self::new();
+        node.reconciler = node.reconciler.at(place);
+        node
     }
 
     fn apply(&mut self, yaml: &str) {

@@ -7,7 +7,7 @@ fn claiming(name: &str, age: i64, ports: &[u16]) -> HostDesired {
         e.addresses = vec!["1.2.3.4/32".parse().expect("a network")];
         e.ports = ports.iter().map(|p| port(*p, &format!("p{p}"))).collect();
     });
-    host(&snapshot([entry]), &Resolved::new(), None, &HostName::new(name))
+    built_with(&snapshot([entry]), &Resolved::new(), Vips::default(), name)
 }
 
 /// Who serves each port of the address, as `80 a.com`.
@@ -42,7 +42,7 @@ fn an_old_entry_without_the_address_does_not_make_the_claim_older() {
     let private = in_view("one/e", 1, None, ExportTo::Namespaces(vec![Namespace::new("one")]));
     let public = in_view("two/e", 3, Some("1.2.3.4/32"), ExportTo::All);
     let mut desired = Desired::default();
-    let young = host(&snapshot([private, public]), &Resolved::new(), None, &HostName::new("a.com"));
+    let young = built_with(&snapshot([private, public]), &Resolved::new(), Vips::default(), "a.com");
     let mut keys = desired.set(&HostName::new("a.com"), Some(young));
     keys.extend(desired.set(&HostName::new("b.com"), Some(claiming("b.com", 2, &[80]))));
     assert_eq!(served(&desired, &keys), ["80 b.com"]);

@@ -63,7 +63,7 @@ fn wildcards_of_either_kind_get_no_allocated_address() {
     for name in ["*.a.com", "*a.com"] {
         let snapshot = snapshot([entry("one/e", 1, name)]);
         assert!(!needs_vip(&snapshot, &HostName::new(name)), "{name}");
-        let desired = host(&snapshot, &Resolved::new(), Some(&first_vips()), &HostName::new(name));
+        let desired = built_with(&snapshot, &Resolved::new(), first_vips(), name);
         assert_eq!(desired.tables, Tables::default(), "{name}");
     }
 }
@@ -103,7 +103,7 @@ fn a_family_is_answered_when_a_backend_can_be_reached_through_it() {
             _ => {}
         }
         let snapshot = snapshot([with_backends]);
-        let desired = host(&snapshot, &Resolved::new(), Some(&allocated), &HostName::new("a.com"));
+        let desired = built_with(&snapshot, &Resolved::new(), allocated, "a.com");
         let view = mesh_view(&desired);
         assert_eq!((view.answers_v4, view.answers_v6), expected, "{vips} {backends:?}");
     }

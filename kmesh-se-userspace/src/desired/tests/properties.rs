@@ -72,13 +72,16 @@ fn any_entry() -> impl Strategy<Value = Entry> {
 fn any_workload() -> impl Strategy<Value = Workload> {
     let place = (prop::sample::select(NAMESPACES.to_vec()), 0u8..2);
     (place, prop::sample::select(vec!["a", "b"]), any_endpoint()).prop_map(|((namespace, name), app, at)| {
-        Workload { endpoint: at, ..workload(&format!("{namespace}/w{name}"), &[("app", app)], "10.9.9.9") }
+        Workload {
+            endpoints: vec![at],
+            ..workload(&format!("{namespace}/w{name}"), &[("app", app)], "10.9.9.9")
+        }
     })
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Entry(Entry),
+    Entry(Box<Entry>),
     Workload(Workload),
     /// Removes one of the objects that are there.
     Remove(prop::sample::Index),
@@ -86,14 +89,14 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => any_entry().prop_map(Step::Entry),
+        4 => any_entry().prop_map(|entry| Step::Entry(Box::new(entry))),
         1 => any_workload().prop_map(Step::Workload),
         2 => any::<prop::sample::Index>().prop_map(Step::Remove),
     ];
     prop::collection::vec(step, 1..20)
 }
 
-fn answers() -> Resolved {
+pub(super) fn answers() -> Resolved {
     resolved(&[("x.net", &["10.1.0.2", "10.1.0.1", "fd02::1"]), ("y.net", &[])])
 }
 
@@ -103,7 +106,7 @@ fn take(snapshot: &mut Snapshot, objects: &mut Vec<ObjectRef>, step: &Step) -> B
         Step::Entry(entry) => {
             objects.retain(|o| *o != entry.object);
             objects.push(entry.object.clone());
-            snapshot.apply_entry(Arc::new(entry.clone()))
+            snapshot.apply_entry(Arc::new(Entry::clone(entry)))
         }
         Step::Workload(workload) => {
             objects.retain(|o| *o != workload.object);
@@ -118,23 +121,27 @@ fn take(snapshot: &mut Snapshot, objects: &mut Vec<ObjectRef>, step: &Step) -> B
     }
 }
 
-fn keys(desired: &Desired) -> Keys {
+pub(super) fn known<'a>(snapshot: &'a Snapshot, resolved: &'a Resolved, vips: &'a VipPool) -> Known<'a> {
+    Known { snapshot, resolved, vips }
+}
+
+pub(super) fn keys(desired: &Desired) -> Keys {
     let mut keys = Keys::default();
     desired.hosts().for_each(|(_, host)| keys.extend(host.tables.clone().into_keys()));
     keys
 }
 
-fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables) {
+pub(super) fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables) {
     let mut desired = Desired::default();
     for name in snapshot.hosts() {
-        desired.set(name, Some(host(snapshot, &answers(), pool.get(name), name)));
+        desired.set(name, Some(host(known(snapshot, &answers(), pool), name)));
     }
     let rows = desired.rows(&keys(&desired));
     (desired, rows)
 }
 
 /// Allocates by age, as the agent does.
-fn allocate(snapshot: &Snapshot) -> VipPool {
+pub(super) fn allocate(snapshot: &Snapshot) -> VipPool {
     let mut pool = VipPool::new(VipRanges::default());
     let mut hosts: Vec<_> = snapshot.hosts().filter(|h| needs_vip(snapshot, h)).collect();
     hosts.sort_by_cached_key(|h| (snapshot.entries_of(h).first().map(|e| (e.created, e.object.clone())), *h));
@@ -174,17 +181,20 @@ proptest! {
         let mut rows = Tables::default();
         for step in &steps {
             let before = pool.clone();
-            for name in take(&mut snapshot, &mut objects, step) {
-                if needs_vip(&snapshot, &name) {
-                    let ensured = pool.ensure(&name, Timestamp::UNIX_EPOCH, |a| snapshot.is_written(a));
+            let changed = take(&mut snapshot, &mut objects, step);
+            for name in &changed {
+                if needs_vip(&snapshot, name) {
+                    let ensured = pool.ensure(name, Timestamp::UNIX_EPOCH, |a| snapshot.is_written(a));
                     let ensured = ensured.expect("there is room");
-                    prop_assert!(before.get(&name).is_none_or(|had| *had == ensured), "the VIP of {} moved", name);
+                    prop_assert!(before.get(name).is_none_or(|had| *had == ensured), "the VIP of {} moved", name);
                 } else {
-                    pool.release(&name, Timestamp::UNIX_EPOCH);
+                    pool.release(name, Timestamp::UNIX_EPOCH);
                 }
-                let exists = !snapshot.entries_of(&name).is_empty();
-                let built = exists.then(|| host(&snapshot, &answers(), pool.get(&name), &name));
-                let touched = desired.set(&name, built);
+            }
+            let mut rebuild = |name: &HostName, desired: &mut Desired| {
+                let exists = !snapshot.entries_of(name).is_empty();
+                let built = exists.then(|| host(known(&snapshot, &answers(), &pool), name));
+                let touched = desired.set(name, built);
                 // What is not touched keeps its rows.
                 let new = desired.rows(&touched);
                 rows.services.retain(|k, _| !touched.services.contains(k));
@@ -193,6 +203,17 @@ proptest! {
                 rows.services.extend(new.services);
                 rows.frontends.extend(new.frontends);
                 rows.addresses.extend(new.addresses);
+                touched
+            };
+            let mut followers = BTreeSet::new();
+            for name in &changed {
+                let touched = rebuild(name, &mut desired);
+                followers.extend(desired.followers(&touched).cloned());
+                let needs = |h: &&HostName| wanted_names(&snapshot, h).contains(name);
+                followers.extend(snapshot.hosts().filter(needs).cloned());
+            }
+            for name in followers.difference(&changed) {
+                rebuild(name, &mut desired);
             }
             let (scratch, expected) = build_all(&snapshot, &pool);
             prop_assert_eq!(&rows, &expected);
@@ -215,7 +236,7 @@ proptest! {
             for name in snapshot.remove(&object) {
                 desired.set(&name, None.or_else(|| {
                     let exists = !snapshot.entries_of(&name).is_empty();
-                    exists.then(|| host(&snapshot, &answers(), pool.get(&name), &name))
+                    exists.then(|| host(known(&snapshot, &answers(), &pool), &name))
                 }));
             }
         }

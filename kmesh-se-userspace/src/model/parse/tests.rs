@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{validate_service_entry, validate_workload_entry};
+use crate::model::validate;
 
 const HEAD: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: ";
 
@@ -48,7 +48,7 @@ fn texts_without_objects_are_empty() {
 #[test]
 fn reads_every_document_and_skips_other_kinds() {
     let text = format!(
-        "# first\n---\n{}---\n{}--- # third\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n...\n{}",
+        "# first\n---\n{}---\n{}--- # third\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: s}}\n...\n{}",
         entry("a"),
         entry("b").replace("networking.istio.io/v1", "networking.istio.io/v1alpha3"),
         entry("c").replace("ServiceEntry", "WorkloadEntry").replace("hosts: [a.com]", "address: 10.0.0.1"),
@@ -58,7 +58,7 @@ fn reads_every_document_and_skips_other_kinds() {
         [
             "ServiceEntry default/a @3",
             "ServiceEntry default/b @10",
-            "skipped Service @17",
+            "skipped ConfigMap @17",
             "WorkloadEntry default/c @21"
         ]
     );
@@ -217,11 +217,11 @@ fn only_true_and_false_are_booleans() {
 #[test]
 fn lists_are_their_items() {
     let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.istio.io/v1\n  kind: ServiceEntry\n  \
-                metadata: {name: a}\n- 5\n- apiVersion: v1\n  kind: Pod\n- apiVersion: networking.istio.io/v1\n  \
+                metadata: {name: a}\n- 5\n- apiVersion: v1\n  kind: Secret\n- apiVersion: networking.istio.io/v1\n  \
                 kind: ServiceEntry\n  metadata: {name: b}\n  spec:\n    hosts: x\n";
     assert_eq!(
         told(&parse(list.as_bytes())),
-        ["ServiceEntry default/a @4", "failed NotAnObject @7", "skipped Pod @8", "failed WrongType @14"]
+        ["ServiceEntry default/a @4", "failed NotAnObject @7", "skipped Secret @8", "failed WrongType @14"]
     );
     let typed = r#"{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntryList", "metadata": {},
                     "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b", "namespace": "n"}}]}"#;
@@ -252,6 +252,7 @@ fn objects_that_cannot_be_told_are_failures_that_say_so() {
         ("kind: ServiceEntry\nmetadata: {name: a}\n", "UnknownApiVersion"),
         ("apiVersion: networking.istio.io/v2\nkind: ServiceEntry\n", "UnknownApiVersion"),
         ("apiVersion: v1\nkind: ServiceEntry\n", "UnknownApiVersion"),
+        ("apiVersion: networking.istio.oi/v1\nkind: ServiceEntry\n", "UnknownApiVersion"),
         ("kind: ServiceEntry\nkind: ServiceEntry\n", "InvalidSyntax"),
         ("{\"kind\": \"ServiceEntry\", \"kind\": \"ServiceEntry\"}", "InvalidSyntax"),
         ("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nspec: []\n", "WrongType"),
@@ -268,7 +269,8 @@ fn objects_that_cannot_be_told_are_failures_that_say_so() {
         );
         assert!(!failures(&items)[0].to_string().is_empty());
     }
-    assert_eq!(told(&parse(b"apiVersion: a.io/v1\nkind: ServiceEntry\n")), ["skipped ServiceEntry @1"]);
+    let knative = b"apiVersion: serving.knative.dev/v1\nkind: Service\n";
+    assert_eq!(told(&parse(knative)), ["skipped Service @1"]);
     assert_eq!(
         told(&parse(format!("%YAML 1.2\n---\n{}", entry("a")).as_bytes())),
         ["ServiceEntry default/a @3"]
@@ -313,8 +315,7 @@ proptest! {
         text.splice(at..end, bytes);
         for item in parse(&text) {
             match item {
-                Parsed::Object { object: Object::ServiceEntry(raw), .. } => drop(validate_service_entry(&raw)),
-                Parsed::Object { object: Object::WorkloadEntry(raw), .. } => drop(validate_workload_entry(&raw)),
+                Parsed::Object { object, .. } => drop(validate(&object)),
                 Parsed::Failed(failure) => prop_assert!(!failure.issues.is_empty()),
                 Parsed::Skipped { .. } => {}
             }

@@ -27,6 +27,7 @@ pub(super) fn single(raw: &WorkloadEntrySpec, field: &str, role: Role<'_>, repor
     let address = address(raw, field, role, report);
     let ports = ports(raw, field, role, &address, report);
     metadata::labels(&raw.labels, &format!("{field}.labels"), report);
+    limits(raw, field, report);
     let weight = raw.weight.unwrap_or(0);
     let weight = u32::try_from(weight).unwrap_or_else(|_| {
         let message = format!("weight {weight} is not in 0..4294967295");
@@ -41,6 +42,30 @@ pub(super) fn single(raw: &WorkloadEntrySpec, field: &str, role: Role<'_>, repor
         network: raw.network.clone(),
         labels: raw.labels.clone(),
         service_account: raw.service_account.clone(),
+        node: String::new(),
+    }
+}
+
+/// The sizes that the API server allows.
+fn limits(raw: &WorkloadEntrySpec, field: &str, report: &mut Report) {
+    for (name, text, max) in [
+        ("network", &raw.network, 2048),
+        ("locality", &raw.locality, 2048),
+        ("serviceAccount", &raw.service_account, 253),
+    ] {
+        if text.len() > max {
+            let message = format!("{} characters are too long; at most {max} are allowed", text.len());
+            report.error(format!("{field}.{name}"), Reason::FieldTooLong, message);
+        }
+    }
+    for (name, count, max, reason) in [
+        ("ports", raw.ports.len(), 128, Reason::TooManyEndpointPorts),
+        ("labels", raw.labels.len(), 256, Reason::TooManyLabels),
+    ] {
+        if count > max {
+            let message = format!("{count} are listed, at most {max} are allowed");
+            report.error(format!("{field}.{name}"), reason, message);
+        }
     }
 }
 
@@ -48,7 +73,10 @@ fn address(raw: &WorkloadEntrySpec, field: &str, role: Role<'_>, report: &mut Re
     let text = raw.address.as_str();
     let field = format!("{field}.address");
     if text.is_empty() {
-        if raw.network.is_empty() {
+        if let Role::Listed { resolution: Some(Resolution::Dns | Resolution::DnsRoundRobin), .. } = role {
+            let message = "with resolution DNS an endpoint needs an address: an IP address or a DNS name";
+            report.error(field, Reason::EndpointAddressMissing, message);
+        } else if raw.network.is_empty() {
             let message = "the endpoint has neither an address nor a network; write its address";
             report.error(field, Reason::EndpointAddressMissing, message);
         } else {

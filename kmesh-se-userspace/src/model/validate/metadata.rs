@@ -7,10 +7,20 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{Report, host};
-use crate::model::{Metadata, Reason};
+use crate::model::{Metadata, Reason, TrafficDistribution};
 
 /// `"false"` says that no address may be allocated.
 const ALLOCATE_LABEL: &str = "networking.istio.io/enable-autoallocate-ip";
+/// The waypoint that the object is bound to; `none` for no one.
+const WAYPOINT_LABEL: &str = "istio.io/use-waypoint";
+/// Which backends are near enough, on an entry or its namespace.
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+const TRAFFIC_DISTRIBUTIONS: [(&str, TrafficDistribution); 4] = [
+    ("PreferClose", TrafficDistribution::PreferSameZone),
+    ("PreferSameZone", TrafficDistribution::PreferSameZone),
+    ("PreferSameNode", TrafficDistribution::PreferSameNode),
+    ("Any", TrafficDistribution::Any),
+];
 
 pub(super) fn check(metadata: &Metadata, report: &mut Report) -> Option<Timestamp> {
     let name = &metadata.name;
@@ -46,6 +56,30 @@ pub(super) fn may_allocate(labels: &BTreeMap<String, String>) -> bool {
     !labels.get(ALLOCATE_LABEL).is_some_and(|value| value.eq_ignore_ascii_case("false"))
 }
 
+/// Whether the object is bound to a waypoint by its own label.
+pub(super) fn uses_waypoint(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(WAYPOINT_LABEL).is_some_and(|name| !name.is_empty() && !name.eq_ignore_ascii_case("none"))
+}
+
+/// What the annotation asks for; none when there is none. One that does not exist counts as any, as Istio reads it.
+pub(super) fn traffic_distribution(
+    annotations: &BTreeMap<String, String>,
+    report: &mut Report,
+) -> Option<TrafficDistribution> {
+    let text = annotations.get(TRAFFIC_DISTRIBUTION).filter(|text| !text.is_empty())?;
+    let found = TRAFFIC_DISTRIBUTIONS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+    if found.is_none() {
+        let known: Vec<_> = TRAFFIC_DISTRIBUTIONS.iter().map(|(name, _)| *name).collect();
+        let message = format!(
+            "traffic distribution {text:?} does not exist, so backends are used wherever they are; write one of {}",
+            known.join(", ")
+        );
+        let field = format!("metadata.annotations.{TRAFFIC_DISTRIBUTION}");
+        report.warn(field, Reason::TrafficDistributionUnknown, message);
+    }
+    Some(found.map_or(TrafficDistribution::Any, |(_, meant)| *meant))
+}
+
 /// Whether `text` can be the name of a namespace.
 pub(super) fn is_namespace(text: &str) -> bool {
     text.len() <= 63 && is_lower_label(text)
@@ -68,10 +102,10 @@ pub(super) fn labels(labels: &BTreeMap<String, String>, field: &str, report: &mu
             let message = format!("label key {key:?} is not allowed by Kubernetes");
             report.error(format!("{field}.{key}"), Reason::LabelInvalid, message);
         }
-        if !is_label_part(value) {
+        if !has_label_characters(value) {
             let message = format!(
-                "label value {value:?} is not allowed by Kubernetes: at most 63 of letters, digits, '-', '_' \
-                 and '.', with a letter or digit at both ends"
+                "label value {value:?} is not allowed by Kubernetes: letters, digits, '-', '_' and '.', with a \
+                 letter or digit at both ends"
             );
             report.error(format!("{field}.{key}"), Reason::LabelInvalid, message);
         }
@@ -79,9 +113,12 @@ pub(super) fn labels(labels: &BTreeMap<String, String>, field: &str, report: &mu
 }
 
 fn is_label_part(text: &str) -> bool {
+    text.len() <= 63 && has_label_characters(text)
+}
+
+fn has_label_characters(text: &str) -> bool {
     let bytes = text.as_bytes();
-    bytes.len() <= 63
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+    bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
         && bytes.first().is_none_or(u8::is_ascii_alphanumeric)
         && bytes.last().is_none_or(u8::is_ascii_alphanumeric)
 }

@@ -8,12 +8,13 @@ use super::{MAX_PORTS, Report, host};
 use crate::model::{Port, Protocol, Reason, ServicePort};
 
 /// All protocols, by the name that Istio has for each.
-pub(super) const PROTOCOLS: [(&str, Protocol); 11] = [
+pub(super) const PROTOCOLS: [(&str, Protocol); 12] = [
     ("HTTP", Protocol::Http),
     ("HTTPS", Protocol::Https),
     ("HTTP2", Protocol::Http2),
     ("GRPC", Protocol::Grpc),
     ("GRPC-WEB", Protocol::GrpcWeb),
+    ("HTTP_PROXY", Protocol::HttpProxy),
     ("MONGO", Protocol::Mongo),
     ("TCP", Protocol::Tcp),
     ("TLS", Protocol::Tls),
@@ -105,7 +106,7 @@ impl Protocol {
     /// Whether requests name their host in a header.
     #[must_use]
     pub fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb)
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb | Self::HttpProxy)
     }
 
     /// Whether connections name their host in the TLS handshake.

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Report, host, port};
-use crate::model::{Entry, HostName, Protocol, Reason, Resolution, ServiceEntrySpec, Transport};
+use super::{Report, host, metadata, port};
+use crate::model::{Entry, HostName, Location, Protocol, Reason, Resolution, ServiceEntrySpec, Transport};
 
 /// Checks `spec`; `entry` is what came of its valid parts.
 pub(super) fn check(entry: &Entry, spec: &ServiceEntrySpec, report: &mut Report) {
@@ -17,7 +17,7 @@ pub(super) fn check(entry: &Entry, spec: &ServiceEntrySpec, report: &mut Report)
         Resolution::None => none(spec, report),
         Resolution::Static => {}
         Resolution::Dns | Resolution::DnsRoundRobin => dns(spec, resolution, report),
-        Resolution::DynamicDns => dynamic_dns(spec, report),
+        Resolution::DynamicDns => dynamic_dns(entry, spec, report),
     }
     let hosts: BTreeSet<_> = spec.hosts.iter().map(|h| HostName::new(h)).collect();
     if hosts.len() > 1 && resolution != Resolution::None {
@@ -61,7 +61,12 @@ fn dns(spec: &ServiceEntrySpec, resolution: Resolution, report: &mut Report) {
     }
 }
 
-fn dynamic_dns(spec: &ServiceEntrySpec, report: &mut Report) {
+fn dynamic_dns(entry: &Entry, spec: &ServiceEntrySpec, report: &mut Report) {
+    if entry.location == Location::MeshInternal && metadata::uses_waypoint(&entry.labels) {
+        let message = "DYNAMIC_DNS with MESH_INTERNAL cannot go through a waypoint; write MESH_EXTERNAL, or \
+                       remove the label istio.io/use-waypoint";
+        report.error("spec.location", Reason::DynamicDnsInternalWithWaypoint, message);
+    }
     for (field, host) in hosts(spec).filter(|(_, h)| !h.starts_with('*')) {
         let message = format!("DYNAMIC_DNS is for wildcards, but host {host:?} is none; use DNS");
         report.error(field, Reason::DynamicDnsNeedsWildcard, message);
@@ -103,10 +108,11 @@ fn several_hosts(spec: &ServiceEntrySpec, count: usize, resolution: Resolution, 
 
 /// Whether some address leads to the entry: one that is written, or one that may be allocated.
 fn has_address(entry: &Entry) -> bool {
+    let is_dynamic = entry.resolution == Resolution::DynamicDns;
     let may_be_allocated = entry.may_allocate
         && entry.resolution != Resolution::None
-        && (entry.resolution == Resolution::DynamicDns || entry.hosts.iter().any(|h| !h.is_wildcard()));
-    may_be_allocated || !entry.addresses.is_empty() || !entry.status_addresses.is_empty()
+        && (is_dynamic || !entry.status_addresses.is_empty() || entry.hosts.iter().any(|h| !h.is_wildcard()));
+    may_be_allocated || !entry.addresses.is_empty()
 }
 
 fn unreachable_tcp(spec: &ServiceEntrySpec, report: &mut Report) {

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Report, metadata};
 use crate::model::{ExportTo, Location, Namespace, Reason, Resolution, ServiceEntrySpec};
 
+const MAX_SELECTOR_LABELS: usize = 256;
+
 pub(super) const RESOLUTIONS: [(&str, Resolution); 5] = [
     ("NONE", Resolution::None),
     ("STATIC", Resolution::Static),
@@ -56,10 +58,17 @@ pub(super) fn selector(
             "a key of the selector is empty"
         } else if key.contains('*') || value.contains('*') {
             "a selector has no wildcards; labels are compared as they are"
+        } else if value.len() > 63 {
+            "no label has a value of more than 63 characters"
         } else {
             continue;
         };
         report.error(format!("{FIELD}.labels.{key}"), Reason::SelectorInvalid, message);
+    }
+    if labels.len() > MAX_SELECTOR_LABELS {
+        let message =
+            format!("{} labels are listed, at most {MAX_SELECTOR_LABELS} are allowed", labels.len());
+        report.error(format!("{FIELD}.labels"), Reason::SelectorInvalid, message);
     }
     if labels.is_empty() {
         let message = "an empty selector selects nothing; list labels, or remove it";

@@ -77,10 +77,32 @@ fn each_reason_has_a_row() {
         .flat_map(|(errors, warnings)| errors.iter().chain(warnings))
         .filter_map(|told| told.rsplit(' ').next())
         .collect();
+    let covered: BTreeSet<&str> = covered.into_iter().chain(["DynamicDnsInternalWithWaypoint"]).collect();
     // Those before `NameMissing` are about text and have their tests with the parser.
     let of_values = Reason::ALL.iter().skip_while(|r| **r != Reason::NameMissing);
     let missing: Vec<_> = of_values.filter(|r| !covered.contains(r.as_str())).collect();
     assert!(missing.is_empty(), "no row for {missing:?}");
+}
+
+#[test]
+fn dynamic_dns_within_the_mesh_goes_through_no_waypoint() {
+    let verdict = |location: &str, waypoint: &str| {
+        let labels = json!({"istio.io/use-waypoint": waypoint});
+        let spec = with(json!({"hosts": ["*.a.com"], "resolution": "DYNAMIC_DNS", "location": location}));
+        entry_with(json!({"name": "e", "labels": labels}), spec, json!({}))
+    };
+    let rejected = &["spec.location DynamicDnsInternalWithWaypoint"];
+    check(&"a waypoint", &verdict("MESH_INTERNAL", "egress"), rejected, &[]);
+    check(&"no waypoint", &verdict("MESH_INTERNAL", "None"), &[], &[]);
+    check(&"outside", &verdict("MESH_EXTERNAL", "egress"), &[], &[]);
+}
+
+#[test]
+fn an_accepted_entry_knows_its_warnings() {
+    let verdict = entry(with(json!({"subjectAltNames": ["x"], "workloadSelector": {}})));
+    let entry = verdict.accepted.expect("accepted");
+    assert_eq!(entry.warnings, verdict.warnings);
+    assert_eq!(entry.warnings.len(), 2);
 }
 
 #[test]
@@ -146,9 +168,9 @@ fn values_are_parsed_and_defaults_applied() {
 }
 
 #[test]
-fn labels_of_a_workload_are_those_of_metadata_and_spec_and_spec_wins() {
+fn labels_of_a_workload_are_those_of_spec_and_metadata_and_metadata_wins() {
     let verdict = workload(json!({"address": "10.0.0.1", "labels": {"b": "s", "c": "s"}}));
     let labels = &verdict.accepted.expect("accepted").labels;
     let pairs: Vec<_> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    assert_eq!(pairs, [("a", "m"), ("b", "s"), ("c", "s")]);
+    assert_eq!(pairs, [("a", "m"), ("b", "m"), ("c", "s")]);
 }

@@ -6,6 +6,7 @@ use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use serde::Deserialize;
 
 use super::*;
+use crate::model::{Issue, Place};
 
 /// One file.
 #[derive(Deserialize)]
@@ -13,6 +14,12 @@ use super::*;
 struct Scenario {
     /// The objects, as a user writes them.
     objects: String,
+    /// Where the node is.
+    #[serde(default)]
+    locality: Option<String>,
+    /// What the node is called.
+    #[serde(default)]
+    node: String,
     /// The answers: name -> addresses. A name that is not here is never answered.
     #[serde(default)]
     dns: BTreeMap<String, Vec<String>>,
@@ -26,10 +33,17 @@ struct Expect {
     #[serde(default)]
     frontends: Vec<String>,
     /// Namespace -> name -> the addresses that a client of it is answered; none: it is left to the resolver.
+    #[serde(default)]
     names: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     /// Object -> the reasons why it is rejected.
     #[serde(default)]
     rejected: BTreeMap<String, Vec<String>>,
+    /// Object -> what it is warned of; when there is anything here, it is all.
+    #[serde(default)]
+    warned: BTreeMap<String, Vec<String>>,
+    /// Client namespace -> entry and host -> the reasons of its conditions besides `Accepted`. What is not listed has none.
+    #[serde(default)]
+    conditions: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     /// The names that are resolved.
     #[serde(default)]
     resolved: Vec<String>,
@@ -41,7 +55,7 @@ fn every_scenario_ends_as_it_says_in_any_order_and_leaves_nothing() {
     let mut files: Vec<_> =
         fs::read_dir(folder).expect("the folder of scenarios").map(|f| f.expect("a file").path()).collect();
     files.sort();
-    assert!(files.len() >= 12, "only {} scenarios were found", files.len());
+    assert!(files.len() >= 80, "only {} scenarios were found", files.len());
     for file in files {
         let text = fs::read_to_string(&file).expect("a scenario");
         let name = file.file_stem().expect("a name").to_string_lossy();
@@ -62,7 +76,7 @@ fn every_scenario_ends_as_it_says_in_any_order_and_leaves_nothing() {
 impl Scenario {
     /// All objects are told before the first step, as at start.
     fn run(&self, objects: &[Object], what: &str) {
-        let mut node = Node::new();
+        let mut node = self.node();
         for object in objects {
             node.reconciler.event(Event::Apply(object.clone()));
         }
@@ -80,7 +94,7 @@ impl Scenario {
 
     /// A step for each object: addresses depend on the order, but all must go well and nothing be left.
     fn run_one_by_one(&self, objects: &[Object]) {
-        let mut node = Node::new();
+        let mut node = self.node();
         for object in objects {
             node.reconciler.event(Event::Apply(object.clone()));
             node.step_if_dirty();
@@ -92,6 +106,11 @@ impl Scenario {
             node.step_if_dirty();
         }
         self.check_gone(&node, "one by one");
+    }
+
+    fn node(&self) -> Node {
+        let locality = self.locality.as_deref().map(|text| text.parse().expect("a locality"));
+        Node::at(Place { locality: locality.unwrap_or_default(), node: self.node.clone() })
     }
 
     fn answer(&self, node: &mut Node) {
@@ -118,17 +137,18 @@ impl Scenario {
                 assert_eq!(node.query(namespace, name), *addresses, "{what}: {name} in {namespace}");
             }
         }
-        let rejected: BTreeMap<_, Vec<_>> = node
-            .reconciler
-            .report()
-            .objects()
-            .filter(|(_, said)| !said.errors.is_empty())
-            .map(|(object, said)| {
-                let reasons = said.errors.iter().map(|e| e.reason.to_owned()).collect();
-                (format!("{}/{}", object.namespace, object.name), reasons)
-            })
-            .collect();
-        assert_eq!(rejected, self.expect.rejected, "{what}: rejected");
+        let told = |issues: fn(&ObjectReport) -> &Vec<Issue>| -> BTreeMap<String, Vec<String>> {
+            let objects = node.reconciler.report().objects().filter(|(_, said)| !issues(said).is_empty());
+            let reasons = |said| issues(said).iter().map(|issue| issue.reason.to_owned()).collect();
+            objects.map(|(o, said)| (format!("{}/{}", o.namespace, o.name), reasons(said))).collect()
+        };
+        assert_eq!(told(|said| &said.errors), self.expect.rejected, "{what}: rejected");
+        if !self.expect.warned.is_empty() {
+            assert_eq!(told(|said| &said.warnings), self.expect.warned, "{what}: warned");
+        }
+        for (namespace, expected) in &self.expect.conditions {
+            assert_eq!(node.conditions(namespace), *expected, "{what}: conditions for {namespace}");
+        }
         let resolved: Vec<_> = node.wanted.iter().map(ToString::to_string).collect();
         assert_eq!(resolved, self.expect.resolved, "{what}: resolved names");
         assert_eq!(node.failures(), [], "{what}");
@@ -148,6 +168,22 @@ impl Scenario {
 }
 
 impl Node {
+    /// What a plan for `namespace` says of each host of each entry, besides that it is accepted.
+    fn conditions(&self, namespace: &str) -> BTreeMap<String, Vec<String>> {
+        let at = &self.reconciler;
+        let known = Known { snapshot: at.snapshot(), resolved: at.resolution(), vips: at.vips() };
+        let plan = desired::plan(known, &Namespace::new(namespace));
+        let mut found = BTreeMap::new();
+        for service in plan.services {
+            let reasons = service.conditions.iter().map(|c| c.reason.to_owned()).filter(|r| r != "Accepted");
+            let reasons: Vec<_> = reasons.collect();
+            if !reasons.is_empty() {
+                found.insert(format!("{}/{} {}", service.namespace, service.name, service.host), reasons);
+            }
+        }
+        found
+    }
+
     fn step_if_dirty(&mut self) {
         if self.reconciler.is_dirty() {
             self.step();

@@ -187,7 +187,7 @@ async fn each_thing_that_is_no_good_file_is_one_problem_and_the_others_work() {
         fs::write(d.join("d-empty.yaml"), "").expect("written");
         fs::File::create(d.join("e-large.yaml")).and_then(|f| f.set_len(50 << 20)).expect("sized");
         fs::write(d.join("f-broken.yaml"), "a: [").expect("written");
-        fs::write(d.join("g-kind.yaml"), "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n")
+        fs::write(d.join("g-kind.yaml"), "apiVersion: v1\nkind: Secret\nmetadata: {name: p}\n")
             .expect("written");
         symlink("nowhere", d.join("h-link.yaml")).expect("linked");
         symlink("i-loop.yaml", d.join("i-loop.yaml")).expect("linked");
@@ -214,7 +214,7 @@ async fn each_thing_that_is_no_good_file_is_one_problem_and_the_others_work() {
         ])
         .await;
     let all: String = watched.problems.iter().map(|p| format!("{}\n", p.message)).collect();
-    for word in ["a folder", "a pipe", "a socket", "a device", "16777216 bytes", "nowhere", "kind Pod"] {
+    for word in ["a folder", "a pipe", "a socket", "a device", "16777216 bytes", "nowhere", "kind Secret"] {
         assert!(all.contains(word), "{word} in {all}");
     }
     fs::remove_file(watched.path("b-pipe.yaml")).expect("removed");

@@ -28,6 +28,12 @@ fn many(count: usize, make: impl Fn(usize) -> Value) -> Value {
     (0..count).map(make).collect()
 }
 
+/// An object with `count` keys, each with `value`.
+fn keyed(count: usize, value: impl Into<Value>) -> Value {
+    let value = value.into();
+    (0..count).map(|i| (format!("k{i}"), value.clone())).collect::<serde_json::Map<_, _>>().into()
+}
+
 pub(super) fn rows() -> Vec<Row> {
     vec![
         // hosts
@@ -337,6 +343,48 @@ pub(super) fn rows() -> Vec<Row> {
             &["spec.endpoints TooManyEndpoints"],
             &[],
         ),
+        (
+            with(json!({"resolution": "DNS", "endpoints": [{"network": "n2"}, {}]})),
+            &[
+                "spec.endpoints[0].address EndpointAddressMissing",
+                "spec.endpoints[1].address EndpointAddressMissing",
+            ],
+            &[],
+        ),
+        (
+            with(
+                json!({"resolution": "STATIC", "endpoints": [{"address": "10.0.0.1", "labels": {"a": "b".repeat(64)},
+                     "network": "n".repeat(2048), "locality": "l".repeat(2048), "serviceAccount": "s".repeat(253)}]}),
+            ),
+            &[],
+            &[],
+        ),
+        (
+            with(
+                json!({"resolution": "STATIC", "endpoints": [{"address": "10.0.0.1", "network": "n".repeat(2049),
+                     "locality": "l".repeat(2049), "serviceAccount": "s".repeat(254)}]}),
+            ),
+            &[
+                "spec.endpoints[0].network FieldTooLong",
+                "spec.endpoints[0].locality FieldTooLong",
+                "spec.endpoints[0].serviceAccount FieldTooLong",
+            ],
+            &[],
+        ),
+        (
+            with(
+                json!({"resolution": "STATIC", "endpoints": [{"address": "10.0.0.1", "labels": keyed(256, "b")}]}),
+            ),
+            &[],
+            &[],
+        ),
+        (
+            with(
+                json!({"resolution": "STATIC", "endpoints": [{"address": "10.0.0.1", "labels": keyed(257, "b")}]}),
+            ),
+            &["spec.endpoints[0].labels TooManyLabels"],
+            &[],
+        ),
         // Unix endpoints
         (
             with(
@@ -404,6 +452,21 @@ pub(super) fn rows() -> Vec<Row> {
             &[],
             &["spec.workloadSelector SelectorWithoutResolution"],
         ),
+        (
+            with(json!({"resolution": "STATIC", "workloadSelector": {"labels": {"a": "b".repeat(63)}}})),
+            &[],
+            &[],
+        ),
+        (
+            with(json!({"resolution": "STATIC", "workloadSelector": {"labels": {"a": "b".repeat(64)}}})),
+            &["spec.workloadSelector.labels.a SelectorInvalid"],
+            &[],
+        ),
+        (
+            with(json!({"resolution": "STATIC", "workloadSelector": {"labels": keyed(257, "b")}})),
+            &["spec.workloadSelector.labels SelectorInvalid"],
+            &[],
+        ),
         // exportTo
         (with(json!({"exportTo": ["."]})), &[], &[]),
         (with(json!({"exportTo": ["*"]})), &[], &[]),
@@ -437,6 +500,18 @@ pub(super) fn metadata_rows() -> Vec<(Value, Value, &'static [&'static str], &'s
             &[],
         ),
         (json!({}), none(), &["metadata.name NameMissing"], &[]),
+        (
+            json!({"name": "a", "annotations": {"networking.istio.io/traffic-distribution": "preferclose"}}),
+            none(),
+            &[],
+            &[],
+        ),
+        (
+            json!({"name": "a", "annotations": {"networking.istio.io/traffic-distribution": "Near"}}),
+            none(),
+            &[],
+            &["metadata.annotations.networking.istio.io/traffic-distribution TrafficDistributionUnknown"],
+        ),
         (json!({"name": "A"}), none(), &["metadata.name NameInvalid"], &[]),
         (json!({"name": "a".repeat(254)}), none(), &["metadata.name NameInvalid"], &[]),
         (json!({"name": "a", "namespace": "a.b"}), none(), &["metadata.namespace NamespaceInvalid"], &[]),
@@ -476,5 +551,7 @@ pub(super) fn workload_rows() -> Vec<Row> {
         ),
         (json!({"address": "10.0.0.1", "ports": {"@": 80}}), &["spec.ports.@ EndpointPortNameInvalid"], &[]),
         (json!({"address": "10.0.0.1", "labels": {"a b": "c"}}), &["spec.labels.a b LabelInvalid"], &[]),
+        (json!({"address": "10.0.0.1", "ports": keyed(128, 80)}), &[], &[]),
+        (json!({"address": "10.0.0.1", "ports": keyed(129, 80)}), &["spec.ports TooManyEndpointPorts"], &[]),
     ]
 }

@@ -97,7 +97,7 @@ impl Contents {
                 Parsed::Skipped { line, kind, api_version, .. } => {
                     let message = format!(
                         "line {line}: kind {kind} ({api_version}) is not used by kmesh-se; it reads ServiceEntry and \
-                         WorkloadEntry of networking.istio.io/{}",
+                         WorkloadEntry of networking.istio.io/{}, and Pod, Service, Node and Namespace of v1",
                         VERSIONS.join(", ")
                     );
                     self.problems.push(Problem { reason: "KindNotUsed", message });

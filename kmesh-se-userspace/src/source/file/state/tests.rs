@@ -183,11 +183,11 @@ fn the_first_of_two_definitions_wins_and_the_other_takes_over() {
 
 #[test]
 fn each_wrong_document_is_one_clear_problem() {
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n";
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: p}\n";
     let nameless = entry("x", "a.com").replace("{name: x}", "{}");
     let misspelt = entry("y", "a.com").replace("spec:", "spek: 1\nspec:");
     for (text, reason, word) in [
-        (pod, "KindNotUsed", "kind Pod (v1) is not used by kmesh-se"),
+        (secret, "KindNotUsed", "kind Secret (v1) is not used by kmesh-se"),
         (&nameless, "NameMissing", "metadata.name"),
         (&misspelt, "UnknownField", "ServiceEntry default/y: spek:"),
         ("just text", "NotAnObject", "line 1"),

@@ -1,0 +1,120 @@
+//! Of all that have one host, who serves it to whom.
+//!
+//! In: the snapshot, a host, whose view. Out: the Service or the entries that win, and why an entry does not. Never:
+//! what the winner makes of it.
+
+use std::sync::Arc;
+
+use super::Scope;
+use crate::model::{ClusterHost, Entry, ExportTo, HostName, ObjectRef, Snapshot};
+
+/// Who has a host in one view.
+#[derive(Clone, Debug)]
+pub(super) enum Winner<'a> {
+    /// A Service of Kubernetes: the host is not ours.
+    Service(&'a Arc<ClusterHost>),
+    /// The visible entries of one namespace, of which there is one, the oldest first.
+    Entries(Vec<&'a Arc<Entry>>),
+    /// Nobody that the view sees.
+    Nobody,
+}
+
+/// Who has `host` in the view of `scope`: a Service of the client's namespace, an entry of it, a Service, the oldest entry.
+pub(super) fn winner<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> Winner<'a> {
+    let namespace = match scope {
+        Scope::Mesh => None,
+        Scope::Namespace(namespace) => Some(namespace),
+    };
+    let service = snapshot.cluster_host(host, namespace);
+    if let Some(service) = service.filter(|service| Some(&service.object.namespace) == namespace) {
+        return Winner::Service(service);
+    }
+    let mut visible: Vec<_> = snapshot.entries_of(host);
+    visible.retain(|entry| match namespace {
+        None => entry.export_to == ExportTo::All,
+        Some(namespace) => entry.is_visible_to(namespace),
+    });
+    let own = visible.iter().copied().find(|entry| Some(&entry.object.namespace) == namespace);
+    match (own, service, visible.first().copied()) {
+        (None, Some(service), _) => Winner::Service(service),
+        (Some(first), ..) | (None, None, Some(first)) => {
+            visible.retain(|entry| entry.object.namespace == first.object.namespace);
+            Winner::Entries(visible)
+        }
+        (None, None, None) => Winner::Nobody,
+    }
+}
+
+/// Why an entry does not serve all of a host that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Loss {
+    /// CamelCase code.
+    pub(super) reason: &'static str,
+    /// What happens instead, naming the winner.
+    pub(super) message: String,
+}
+
+/// What `entry` loses of `host` in the view of `scope`, which sees it, and to whom.
+pub(super) fn losses(snapshot: &Snapshot, host: &HostName, scope: &Scope, entry: &Entry) -> Vec<Loss> {
+    let lost = |reason, message| vec![Loss { reason, message }];
+    let entries = match winner(snapshot, host, scope) {
+        Winner::Nobody => return Vec::new(),
+        Winner::Service(service) => {
+            let message =
+                format!("clients of this namespace get {host} from {}, whose name it is", service.object);
+            return lost("KubernetesServiceWins", message);
+        }
+        Winner::Entries(entries) => entries,
+    };
+    let Some(first) = entries.first().filter(|first| first.object != entry.object) else { return Vec::new() };
+    let winner = &first.object;
+    if winner.namespace != entry.object.namespace {
+        let is_own = *scope == Scope::Namespace(winner.namespace.clone());
+        let (reason, why) = if is_own {
+            ("OwnNamespaceWins", "an entry of their own")
+        } else {
+            ("OlderEntryWins", "which is older")
+        };
+        return lost(reason, format!("clients of this namespace get {host} from {winner}, {why}"));
+    }
+    if first.resolution != entry.resolution {
+        let message = format!(
+            "clients of this namespace get {host} from {winner}, which is older and has another resolution"
+        );
+        return lost("ResolutionDiffers", message);
+    }
+    of_one_namespace(host, &entries, entry)
+}
+
+/// What `entry` loses to older ones of its namespace that agree on the resolution.
+fn of_one_namespace(host: &HostName, entries: &[&Arc<Entry>], entry: &Entry) -> Vec<Loss> {
+    let older: Vec<_> = entries.iter().take_while(|e| e.object != entry.object).collect();
+    let has = |number| -> Option<&ObjectRef> {
+        let agree = older.iter().filter(|e| e.resolution == entry.resolution);
+        agree
+            .map(|e| (e, &e.ports))
+            .find(|(_, ports)| ports.iter().any(|p| p.number == number))
+            .map(|(e, _)| &e.object)
+    };
+    let taken: Vec<_> = entry.ports.iter().filter_map(|p| Some((p.number, has(p.number)?))).collect();
+    let mut losses = Vec::new();
+    if !taken.is_empty() || entry.ports.is_empty() {
+        let list: Vec<_> = taken.iter().map(|(number, by)| format!("port {number} from {by}")).collect();
+        let list = if list.is_empty() { "everything".to_owned() } else { list.join(", ") };
+        let reason = if taken.len() == entry.ports.len() { "OlderEntryWins" } else { "PortOfOlderEntry" };
+        let message = format!("clients of this namespace get {host}, {list}, which is older");
+        losses.push(Loss { reason, message });
+    }
+    if let Some(first) = entries.first()
+        && taken.len() < entry.ports.len()
+        && !entry.addresses.is_empty()
+        && entry.addresses != first.addresses
+    {
+        let message = format!(
+            "{host} has the addresses of {}, which is older; those written here are not used",
+            first.object
+        );
+        losses.push(Loss { reason: "AddressesOfOlderEntry", message });
+    }
+    losses
+}

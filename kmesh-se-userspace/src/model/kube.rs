@@ -1,0 +1,112 @@
+//! Objects of Kubernetes as written, as far as ServiceEntries depend on them.
+//!
+//! In: deserialised YAML or JSON. Out: Pod, Service, Node and Namespace with the fields that are read here.
+//! Never: a warning about the many fields that are not.
+
+use serde::Deserialize;
+
+use super::{Kind, Metadata, Namespace, ObjectRef};
+
+/// A Pod: a workload that a selector may pick.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct Pod {
+    pub metadata: Metadata,
+    pub spec: PodSpec,
+    pub status: PodStatus,
+}
+
+/// `spec` of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct PodSpec {
+    pub node_name: String,
+    pub service_account_name: String,
+    pub containers: Vec<Container>,
+    pub init_containers: Vec<Container>,
+}
+
+/// A container of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct Container {
+    pub restart_policy: String,
+    pub ports: Vec<ContainerPort>,
+}
+
+/// A port of a container.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct ContainerPort {
+    pub name: String,
+    pub container_port: i64,
+}
+
+/// `status` of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct PodStatus {
+    pub phase: String,
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Vec<PodIp>,
+    pub conditions: Vec<PodCondition>,
+}
+
+/// One of `status.podIPs`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct PodIp {
+    pub ip: String,
+}
+
+/// One of a Pod's `status.conditions`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct PodCondition {
+    #[serde(rename = "type")]
+    pub type_: String,
+    pub status: String,
+}
+
+/// A Service: its host is its own, whatever entries say.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct KubeService {
+    pub metadata: Metadata,
+    pub spec: KubeServiceSpec,
+}
+
+/// `spec` of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct KubeServiceSpec {
+    #[serde(rename = "type")]
+    pub type_: String,
+}
+
+/// A Node or a Namespace: their labels and annotations are all that counts.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct ClusterObject {
+    pub metadata: Metadata,
+}
+
+impl ClusterObject {
+    /// Which object this is. It is in no namespace.
+    #[must_use]
+    pub fn object_ref(&self, kind: Kind) -> ObjectRef {
+        ObjectRef { kind, namespace: Namespace::new(""), name: self.metadata.name.as_str().into() }
+    }
+}
