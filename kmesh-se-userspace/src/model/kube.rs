@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Kind, Metadata, Namespace, ObjectRef};
 
 /// A Pod: a workload that a selector may pick.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct Pod {
@@ -18,7 +18,7 @@ pub struct Pod {
 }
 
 /// `spec` of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct PodSpec {
@@ -29,7 +29,7 @@ pub struct PodSpec {
 }
 
 /// A container of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct Container {
@@ -38,7 +38,7 @@ pub struct Container {
 }
 
 /// A port of a container.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct ContainerPort {
@@ -47,7 +47,7 @@ pub struct ContainerPort {
 }
 
 /// `status` of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct PodStatus {
@@ -60,7 +60,7 @@ pub struct PodStatus {
 }
 
 /// One of `status.podIPs`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct PodIp {
@@ -68,7 +68,7 @@ pub struct PodIp {
 }
 
 /// One of a Pod's `status.conditions`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct PodCondition {
@@ -78,7 +78,7 @@ pub struct PodCondition {
 }
 
 /// A Service: its host is its own, whatever entries say.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct KubeService {
@@ -87,7 +87,7 @@ pub struct KubeService {
 }
 
 /// `spec` of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct KubeServiceSpec {
@@ -96,7 +96,7 @@ pub struct KubeServiceSpec {
 }
 
 /// A Node or a Namespace: their labels and annotations are all that counts.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct ClusterObject {

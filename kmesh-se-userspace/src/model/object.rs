@@ -16,7 +16,7 @@ pub const GROUP: &str = "networking.istio.io";
 pub const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
 
 /// An object of one of the kinds that are read.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Object {
     /// A ServiceEntry.
     ServiceEntry(Box<ServiceEntry>),
@@ -60,7 +60,7 @@ impl Object {
 }
 
 /// `networking.istio.io` ServiceEntry as written.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct ServiceEntry {
     /// `apiVersion`, one of the group's [`VERSIONS`].
@@ -82,7 +82,7 @@ impl ServiceEntry {
 }
 
 /// `networking.istio.io` WorkloadEntry as written.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct WorkloadEntry {
     /// `apiVersion`, one of the group's [`VERSIONS`].
@@ -104,7 +104,7 @@ impl WorkloadEntry {
 }
 
 /// `metadata` of any Kubernetes object.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct Metadata {
@@ -145,7 +145,7 @@ impl Metadata {
 }
 
 /// `spec` of a ServiceEntry.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct ServiceEntrySpec {
@@ -161,7 +161,7 @@ pub struct ServiceEntrySpec {
 }
 
 /// One of `spec.ports`. Numbers are wide, so that one out of range is told by its path and value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct ServicePort {
@@ -174,7 +174,7 @@ pub struct ServicePort {
 }
 
 /// `spec.workloadSelector`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct WorkloadSelector {
@@ -182,7 +182,7 @@ pub struct WorkloadSelector {
 }
 
 /// `spec` of a WorkloadEntry, and one of a ServiceEntry's `spec.endpoints`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct WorkloadEntrySpec {
@@ -198,7 +198,7 @@ pub struct WorkloadEntrySpec {
 }
 
 /// `status` of a WorkloadEntry.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct WorkloadEntryStatus {
@@ -209,7 +209,7 @@ pub struct WorkloadEntryStatus {
 }
 
 /// `status` of a ServiceEntry.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct ServiceEntryStatus {
@@ -221,7 +221,7 @@ pub struct ServiceEntryStatus {
 }
 
 /// One of `status.addresses`: an address that somebody allocated.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct StatusAddress {
     /// The address.
@@ -231,7 +231,7 @@ pub struct StatusAddress {
 }
 
 /// One of `status.conditions`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct Condition {

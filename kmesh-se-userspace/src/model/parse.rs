@@ -4,6 +4,7 @@
 //! it and on which line. Never: a panic, or one broken document taking another with it.
 
 mod locate;
+mod parallel;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,6 @@ use std::{cell::OnceCell, fmt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use self::split::Chunk;
 use super::{GROUP, Issue, Kind, Namespace, Object, ObjectRef, Reason, VERSIONS};
 
 /// The kinds that are read, with their names in text.
@@ -121,55 +121,84 @@ impl fmt::Display for ParseFailure {
 
 impl std::error::Error for ParseFailure {}
 
+/// One document of a file, not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Document<'a> {
+    /// The line of the file where it starts, from 1.
+    pub line: usize,
+    /// Its text.
+    pub bytes: &'a [u8],
+}
+
+/// Cuts a file into its documents; those that are empty are left out.
+#[must_use]
+pub fn documents(input: &[u8]) -> Vec<Document<'_>> {
+    // The cuts are sought byte by byte.
+    if is_utf16(input) { vec![Document { line: 1, bytes: input }] } else { split::documents(input) }
+}
+
 /// Reads all objects of one file, in its order. Nothing comes of documents that are empty.
 #[must_use]
 pub fn parse(input: &[u8]) -> Vec<Parsed> {
+    parse_documents(&documents(input)).into_iter().flatten().collect()
+}
+
+/// Reads documents, each by itself, on several threads when there is much to read.
+#[must_use]
+pub fn parse_documents(documents: &[Document<'_>]) -> Vec<Vec<Parsed>> {
+    parallel::map(documents, |document| document.bytes.len(), parse_document)
+}
+
+fn is_utf16(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff")
+}
+
+fn parse_document(document: &Document<'_>) -> Vec<Parsed> {
+    let (line, bytes) = (document.line, document.bytes);
     let mut out = Vec::new();
-    if input.starts_with(b"\xff\xfe") || input.starts_with(b"\xfe\xff") {
-        fail(&mut out, 1, Reason::InvalidEncoding, "the text is UTF-16; save it as UTF-8".to_owned());
+    if is_utf16(bytes) {
+        fail(&mut out, line, Reason::InvalidEncoding, "the text is UTF-16; save it as UTF-8".to_owned());
         return out;
     }
-    for chunk in split::documents(input) {
-        match std::str::from_utf8(chunk.bytes) {
-            Ok(text) => parse_document(chunk, text, &mut out),
-            Err(error) => {
-                let line = chunk.line + count_lines(&chunk.bytes[..error.valid_up_to()]);
-                let message = "the text is not UTF-8 here; save it as UTF-8".to_owned();
-                let (kind, namespace, name) = locate::peek(&String::from_utf8_lossy(chunk.bytes));
-                let issues = vec![Issue::new("", Reason::InvalidEncoding, message)];
-                out.push(Parsed::Failed(ParseFailure { line, kind, namespace, name, issues }));
-            }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse_text(line, text, &mut out),
+        Err(error) => {
+            let line = line + count_lines(&bytes[..error.valid_up_to()]);
+            let message = "the text is not UTF-8 here; save it as UTF-8".to_owned();
+            let (kind, namespace, name) = locate::peek(&String::from_utf8_lossy(bytes));
+            let issues = vec![Issue::new("", Reason::InvalidEncoding, message)];
+            out.push(Parsed::Failed(ParseFailure { line, kind, namespace, name, issues }));
         }
     }
     out
 }
 
-fn parse_document(chunk: Chunk<'_>, text: &str, out: &mut Vec<Parsed>) {
-    let document = Document { line: chunk.line, text, shape: OnceCell::new() };
+fn parse_text(line: usize, text: &str, out: &mut Vec<Parsed>) {
     match tree::read(text) {
         Ok(values) => {
+            let values_of = Values { line, text, shape: OnceCell::new() };
             for value in values {
-                document.read(value, "", None, 0, out);
+                values_of.read(value, "", None, 0, out);
             }
         }
         Err(error) => {
             let (kind, namespace, name) = locate::peek(text);
             let issues = vec![Issue::new("", Reason::InvalidSyntax, error.message)];
-            let line = chunk.line + error.line.saturating_sub(1);
+            let line = line + error.line.saturating_sub(1);
             out.push(Parsed::Failed(ParseFailure { line, kind, namespace, name, issues }));
         }
     }
 }
 
-/// The document that values are read from.
-struct Document<'a> {
+/// The text that values are read from.
+struct Values<'a> {
     line: usize,
     text: &'a str,
     /// Made when a line is asked for, which costs a second pass over the text.
     shape: OnceCell<Option<locate::Shape>>,
 }
 
-impl Document<'_> {
+impl Values<'_> {
     /// Reads the object `value`, which is at `path` in the document. `listed_as` is what the items of a typed
     /// list are when they do not say it themselves.
     fn read(

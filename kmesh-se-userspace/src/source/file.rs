@@ -3,9 +3,9 @@
 //! In: `*.yaml`, `*.yml` and `*.json` of one folder. Out: events. Never: validation, folders within, or waiting
 //! for a pipe.
 
+mod look;
 mod pending;
 mod read;
-mod scan;
 mod signals;
 mod state;
 #[cfg(test)]
@@ -22,8 +22,8 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    look::{Cut, Folder, Wanted},
     pending::Pending,
-    scan::{Scan, Wanted},
     signals::Watcher,
     state::State,
 };
@@ -36,9 +36,12 @@ pub use self::read::{Listing, ReadError, is_read, list, read};
 pub struct Options {
     /// Files with more bytes are not read.
     pub max_file_bytes: u64,
-    /// A file is read when nothing has touched it for this long.
+    /// A file that is being written is read when nothing has touched it for this long. One that is moved into place is read
+    /// at once.
     pub quiet: Duration,
-    /// All files are read this often even when nothing seems to have changed: the system does not tell of files
+    /// The same for a file that was closed after writing: who appends to it line by line closes it after each.
+    pub quiet_closed: Duration,
+    /// All files are looked at this often even when nothing seems to have changed: the system does not tell of files
     /// behind symbolic links, nor on some network file systems.
     pub rescan: Duration,
     /// How often to look for a folder that is gone.
@@ -50,6 +53,7 @@ impl Default for Options {
         Self {
             max_file_bytes: 16 << 20,
             quiet: Duration::from_millis(100),
+            quiet_closed: Duration::from_millis(20),
             rescan: Duration::from_secs(30),
             retry: Duration::from_secs(1),
         }
@@ -123,52 +127,91 @@ pub async fn watch(
     tx: mpsc::Sender<Event>,
     shutdown: CancellationToken,
 ) -> Result<(), FileSourceError> {
-    let folder = std::path::absolute(&dir).unwrap_or(dir);
-    let mut state = State::new(&folder, options.rescan);
+    let path = std::path::absolute(&dir).unwrap_or(dir);
+    let mut state = State::new(&path, options.rescan);
     let mut pending = Pending::default();
     // Watched before it is read, so that no change falls between.
-    let mut watcher = Watcher::new(&folder);
-    let first = scan(&folder, &options, Wanted::All { except: BTreeSet::new() }).await?;
-    if let Scan::Lost(source) = first {
-        return Err(FileSourceError::from_io(&folder, source));
-    }
-    let mut events = state.update(first, watcher.failure());
-    events.push(Event::Synced);
-    let mut next_rescan = Instant::now() + options.rescan;
+    let mut watcher = Watcher::new(&path);
+    let folder = Folder { path, max_file_bytes: options.max_file_bytes };
+    let mut wanted = pending.all();
+    let mut next_rescan = Instant::now();
+    let mut has_synced = false;
     loop {
-        for event in events.drain(..) {
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                sent = tx.send(event) => if sent.is_err() { return Ok(()) },
-            }
-        }
-        let wanted = tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            signals = watcher.signals() => {
-                pending.add(signals, Instant::now());
-                continue;
-            }
-            wanted = pending.quiet_for(options.quiet) => wanted,
-            () = tokio::time::sleep_until(next_rescan) => pending.all(),
-        };
         let is_full = matches!(wanted, Wanted::All { .. });
         if is_full {
             watcher.renew();
         }
-        let found = scan(&folder, &options, wanted).await?;
-        if matches!(found, Scan::Lost(_)) {
-            next_rescan = Instant::now() + options.retry;
-        } else if is_full {
-            next_rescan = Instant::now() + options.rescan;
+        let look = Look { folder: folder.clone(), state, wanted, unwatched: watcher.failure(), has_synced };
+        let looked = look.run(&tx, &shutdown).await?;
+        state = looked.state;
+        match looked.cut {
+            Some(Cut::Unheard) => return Ok(()),
+            Some(Cut::Lost(source)) if !has_synced => {
+                return Err(FileSourceError::from_io(&folder.path, source));
+            }
+            Some(Cut::Lost(_)) => next_rescan = Instant::now() + options.retry,
+            None if is_full => next_rescan = Instant::now() + options.rescan,
+            None => {}
         }
-        events = state.update(found, watcher.failure());
+        has_synced = true;
+        pending.add_due(looked.again, Instant::now());
+        wanted = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                signals = watcher.signals() => pending.add(signals, Instant::now(), &options),
+                wanted = pending.due() => break wanted,
+                () = tokio::time::sleep_until(next_rescan) => break pending.all(),
+            }
+        };
     }
 }
 
-async fn scan(folder: &Path, options: &Options, wanted: Wanted) -> Result<Scan, FileSourceError> {
-    let (at, max_file_bytes) = (folder.to_owned(), options.max_file_bytes);
-    // Disks are slow at times, and the others have work to do.
-    tokio::task::spawn_blocking(move || Scan::of(&at, max_file_bytes, wanted))
-        .await
-        .map_err(|source| FileSourceError::Interrupted { folder: folder.to_owned(), source })
+/// One look at the folder, on a thread of its own: disks are slow at times, and the others have work to do.
+struct Look {
+    folder: Folder,
+    state: State,
+    wanted: Wanted,
+    unwatched: Option<String>,
+    has_synced: bool,
+}
+
+struct Looked {
+    state: State,
+    cut: Option<Cut>,
+    /// Files that must be read again.
+    again: BTreeSet<String>,
+}
+
+impl Look {
+    async fn run(
+        self,
+        tx: &mpsc::Sender<Event>,
+        shutdown: &CancellationToken,
+    ) -> Result<Looked, FileSourceError> {
+        let path = self.folder.path.clone();
+        let (tx, shutdown, runtime) = (tx.clone(), shutdown.clone(), tokio::runtime::Handle::current());
+        let tell = move |event| {
+            let sent = shutdown.run_until_cancelled(tx.send(event));
+            runtime.block_on(sent).is_some_and(|sent| sent.is_ok())
+        };
+        tokio::task::spawn_blocking(move || self.look(tell))
+            .await
+            .map_err(|source| FileSourceError::Interrupted { folder: path, source })
+    }
+
+    fn look(mut self, mut tell: impl FnMut(Event) -> bool) -> Looked {
+        let looked = self.folder.look(&mut self.state, self.wanted, &mut tell);
+        let (mut events, again) = match &looked {
+            // At the start there is nothing to go on with.
+            Err(Cut::Lost(error)) if self.has_synced => (self.state.lost(error), BTreeSet::new()),
+            Err(_) => (Vec::new(), BTreeSet::new()),
+            Ok(()) => self.state.finish(self.unwatched.as_deref()),
+        };
+        if looked.is_ok() && !self.has_synced {
+            events.push(Event::Synced);
+        }
+        let is_heard = events.into_iter().all(tell);
+        let cut = looked.err().or_else(|| (!is_heard).then_some(Cut::Unheard));
+        Looked { state: self.state, cut, again }
+    }
 }

@@ -3,17 +3,11 @@
 //! In: the bytes of a file. Out: the documents that are not empty, each with its first line.
 //! Never: YAML parsing, so that a broken document cannot take the next one with it.
 
-/// One document of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunk<'a> {
-    /// The line of the file where `bytes` starts, from 1.
-    pub(super) line: usize,
-    pub(super) bytes: &'a [u8],
-}
+use super::Document;
 
 /// Cuts `input` before each line that starts a document (`---`) and after each that ends one (`...`).
 /// Documents of comments and blank lines only are left out.
-pub(super) fn documents(input: &[u8]) -> Vec<Chunk<'_>> {
+pub(super) fn documents(input: &[u8]) -> Vec<Document<'_>> {
     let mut chunks = Vec::new();
     let mut start = (1, 0);
     let mut line = 1;
@@ -61,10 +55,10 @@ fn marker(line: &[u8]) -> Option<Marker> {
     }
 }
 
-fn push<'a>(chunks: &mut Vec<Chunk<'a>>, (line, _): (usize, usize), bytes: &'a [u8]) {
+fn push<'a>(chunks: &mut Vec<Document<'a>>, (line, _): (usize, usize), bytes: &'a [u8]) {
     let bytes_without_mark = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     if !is_empty(bytes_without_mark) {
-        chunks.push(Chunk { line, bytes: bytes_without_mark });
+        chunks.push(Document { line, bytes: bytes_without_mark });
     }
 }
 

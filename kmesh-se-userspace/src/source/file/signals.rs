@@ -1,10 +1,10 @@
 //! What the system tells of a folder.
 //!
-//! In: notifications of the file system. Out: names that were touched. Never: reading, or a backlog without
+//! In: notifications of the file system. Out: names that were touched, and how. Never: reading, or a backlog without
 //! bound.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs, mem,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -12,8 +12,8 @@ use std::{
 };
 
 use notify::{
-    EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode},
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
 use tokio::sync::Notify;
 
@@ -22,19 +22,37 @@ use super::read;
 /// More names than this are the whole folder.
 const MAX_FILES: usize = 4096;
 
+/// What was done to a file, as far as it says how whole the file is. What came last counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Touch {
+    /// Something of it changed; more may follow.
+    Changed,
+    /// Somebody who wrote it closed it. Whoever writes line by line does so after each.
+    Closed,
+    /// It was moved to where it is, as a whole.
+    Moved,
+}
+
 /// What was touched since the last time.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Signals {
-    /// Names of files that are read.
-    pub(super) files: BTreeSet<String>,
+    /// The files that are read, by name.
+    pub(super) files: BTreeMap<String, Touch>,
     /// Perhaps everything.
-    pub(super) folder: bool,
+    pub(super) folder: Option<Touch>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    signals: Mutex<Signals>,
+    heard: Mutex<Heard>,
     woken: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    signals: Signals,
+    /// The file that was moved away last, with the number of that move.
+    moved_away: Option<(usize, String)>,
 }
 
 /// Watches one folder.
@@ -68,21 +86,21 @@ impl Watcher {
     }
 
     /// Why nothing is watched, if so.
-    pub(super) fn failure(&self) -> Option<&notify::Error> {
-        self.active.as_ref().err()
+    pub(super) fn failure(&self) -> Option<String> {
+        self.active.as_ref().err().map(ToString::to_string)
     }
 
     /// Waits for signals and takes all there are.
     pub(super) async fn signals(&self) -> Signals {
         self.shared.woken.notified().await;
-        mem::take(&mut *self.shared.signals.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).signals)
     }
 }
 
 impl Active {
     fn new(folder: &Path, shared: &Arc<Shared>) -> Result<Self, notify::Error> {
         let (told, root) = (shared.clone(), folder.to_owned());
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             told.tell(&root, &event);
         })?;
         let before = identity(folder);
@@ -93,47 +111,70 @@ impl Active {
 }
 
 impl Shared {
-    fn tell(&self, folder: &Path, event: &notify::Result<notify::Event>) {
-        let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+    fn tell(&self, folder: &Path, event: &notify::Result<Event>) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Ok(event) if is_reading(event.kind) => return,
-            Ok(event) if !event.need_rescan() => {
-                event.paths.iter().for_each(|path| signals.add(folder, path));
-            }
+            Ok(event) if is_no_news(event.kind) => return,
+            Ok(event) if !event.need_rescan() => heard.add(folder, event),
             // It lost some, or does not know.
-            _ => signals.folder = true,
+            _ => heard.signals.folder = Some(Touch::Changed),
         }
-        if signals.files.len() > MAX_FILES {
-            signals.files.clear();
-            signals.folder = true;
-        }
-        let is_empty = signals.files.is_empty() && !signals.folder;
-        drop(signals);
+        let is_empty = heard.signals == Signals::default();
+        drop(heard);
         if !is_empty {
             self.woken.notify_one();
         }
     }
 }
 
-impl Signals {
-    fn add(&mut self, folder: &Path, path: &Path) {
-        let name = path.file_name().and_then(|name| name.to_str());
-        match name {
-            _ if path == folder => self.folder = true,
-            Some(name) if read::is_read(name) => {
-                self.files.insert(name.to_owned());
+impl Heard {
+    fn add(&mut self, folder: &Path, event: &Event) {
+        let touch = match event.kind {
+            EventKind::Access(_) => Touch::Closed,
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Touch::Moved,
+            _ => Touch::Changed,
+        };
+        for path in &event.paths {
+            let name = path.file_name().and_then(|name| name.to_str());
+            match name {
+                _ if path == folder => self.signals.folder = Some(Touch::Changed),
+                Some(name) if read::is_read(name) => self.add_file(name, touch, event),
+                // A ConfigMap's files are links through `..data`, which is what changes.
+                Some(name) if name.starts_with("..") => self.signals.folder = Some(touch),
+                Some(_) => {}
+                None => self.signals.folder = Some(touch),
             }
-            // A ConfigMap's files are links through `..data`, which is what changes.
-            Some(name) if name.starts_with("..") => self.folder = true,
-            Some(_) => {}
-            None => self.folder = true,
+        }
+        if self.signals.files.len() > MAX_FILES {
+            self.signals.files.clear();
+            self.signals.folder = Some(Touch::Changed);
+        }
+    }
+
+    fn add_file(&mut self, name: &str, touch: Touch, event: &Event) {
+        self.signals.files.insert(name.to_owned(), touch);
+        let EventKind::Modify(ModifyKind::Name(mode)) = event.kind else { return };
+        match (mode, event.tracker()) {
+            // An editor that keeps the old file under another name is about to write a new one here.
+            (RenameMode::From, Some(number)) => self.moved_away = Some((number, name.to_owned())),
+            // From one file that is read to another: nothing is to come of the first.
+            (RenameMode::To, number) => {
+                if let Some((_, from)) = self.moved_away.take_if(|(from, _)| Some(*from) == number) {
+                    self.signals.files.insert(from, Touch::Moved);
+                }
+            }
+            _ => {}
         }
     }
 }
 
-/// Whether somebody only looks, as this source does itself.
-fn is_reading(kind: EventKind) -> bool {
-    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+/// Whether somebody only looks, as this source does itself; or the two ends of a renaming are told of once more.
+fn is_no_news(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access != AccessKind::Close(AccessMode::Write),
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => true,
+        _ => false,
+    }
 }
 
 fn identity(folder: &Path) -> Option<(u64, u64)> {

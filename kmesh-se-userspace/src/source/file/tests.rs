@@ -56,7 +56,12 @@ impl Watched {
     }
 
     fn quick() -> Options {
-        Options { quiet: Duration::from_millis(20), retry: Duration::from_millis(20), ..Options::default() }
+        Options {
+            quiet: Duration::from_millis(20),
+            quiet_closed: Duration::from_millis(20),
+            retry: Duration::from_millis(20),
+            ..Options::default()
+        }
     }
 
     fn start_with(options: Options, prepare: impl FnOnce(&Path)) -> Self {
@@ -157,6 +162,46 @@ async fn a_file_that_is_written_slowly_is_read_once_it_is_whole() {
         assert!(watched.events.try_recv().is_err(), "told of half a file");
     }
     watched.expect(&["apply x a.com"]).await;
+    watched.end().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_moved_into_place_is_read_at_once() {
+    // Whatever is not moved stays unread for longer than the test has patience.
+    let long = PATIENCE * 10;
+    let options = Options { quiet: long, quiet_closed: long, rescan: long, ..Options::default() };
+    let mut watched = Watched::start_with(options, |d| {
+        fs::write(d.join("a.yaml"), entry("x", "a.com")).expect("written");
+    });
+    watched.expect(&["apply x a.com", "synced"]).await;
+    watched.write("open.yaml", "{");
+    for host in ["b.com", "c.com", "d.com"] {
+        watched.write(".draft", &entry("x", host));
+        fs::rename(watched.path(".draft"), watched.path("a.yaml")).expect("renamed");
+        watched.expect(&[&format!("apply x {host}")]).await;
+    }
+    // To another name: the object stays all the time.
+    fs::rename(watched.path("a.yaml"), watched.path("b.yaml")).expect("renamed");
+    watched.write(".draft", &entry("x", "e.com"));
+    fs::rename(watched.path(".draft"), watched.path("b.yaml")).expect("renamed");
+    watched.expect(&["apply x e.com"]).await;
+    watched.end().await;
+}
+
+#[tokio::test]
+async fn an_editor_that_puts_the_old_file_aside_leaves_no_gap() {
+    let options = Options { rescan: PATIENCE * 10, ..Options::default() };
+    let mut watched = Watched::start_with(options, |d| {
+        fs::write(d.join("a.yaml"), entry("x", "a.com")).expect("written");
+    });
+    watched.expect(&["apply x a.com", "synced"]).await;
+    fs::rename(watched.path("a.yaml"), watched.path("a.yaml~")).expect("renamed");
+    let mut file = fs::File::create(watched.path("a.yaml")).expect("created");
+    let text = entry("x", "b.com");
+    file.write_all(&text.as_bytes()[..40]).expect("written");
+    file.write_all(&text.as_bytes()[40..]).expect("written");
+    drop(file);
+    watched.expect(&["apply x b.com"]).await;
     watched.end().await;
 }
 

@@ -1,25 +1,27 @@
 //! What one file says, and what it said when it was last whole.
 //!
-//! In: the file's bytes, or why there are none. Out: its objects and problems. Never: other files.
+//! In: the file's bytes, or why there are none. Out: its objects and problems. Never: other files, or the text itself once
+//! it is read.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
 };
 
-use super::super::ReadError;
+use super::super::{ReadError, look::Stamp};
 use crate::{
-    model::{Object, ObjectRef, ParseFailure, Parsed, Reason, VERSIONS, parse},
+    model::{Document, Issue, Object, ObjectRef, ParseFailure, Parsed, Reason, VERSIONS, documents},
     source::Problem,
 };
 
 /// The objects of one file.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub(in super::super) struct Contents {
     /// Of the bytes that `objects` and `problems` come from.
     digest: Option<u64>,
-    objects: Vec<Held>,
+    /// As of when the file need not be read again.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) objects: Vec<Held>,
     problems: Vec<Problem>,
 }
 
@@ -27,17 +29,113 @@ pub(super) struct Contents {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) reference: ObjectRef,
-    pub(super) object: Arc<Object>,
+    /// Of the object.
+    pub(super) digest: u64,
+    /// The object, until it is told.
+    pub(super) object: Option<Box<Object>>,
+    /// Whether the file does not have it any more.
+    pub(super) is_only_kept: bool,
+    /// Of the text of its document, if that gives nothing but objects: then it need not be read again.
+    document: Option<u64>,
+    /// Where its document is, or was, from 1.
+    start: u32,
+    /// How many lines after that the object is.
+    offset: u32,
+}
+
+/// A file's text, cut and compared with what it was.
+pub(in super::super) struct Draft<'a> {
+    digest: u64,
+    is_as_before: bool,
+    is_blank: bool,
+    lacks_end: bool,
+    parts: Vec<Part<'a>>,
+}
+
+struct Part<'a> {
+    digest: u64,
+    document: Document<'a>,
+    /// The places in [`Contents::objects`] of what it gave before.
+    known: Vec<usize>,
+}
+
+/// A file's text, read as far as it is new.
+pub(in super::super) struct Read {
+    digest: u64,
+    is_as_before: bool,
+    is_blank: bool,
+    lacks_end: bool,
+    documents: Vec<ReadDocument>,
+}
+
+struct ReadDocument {
+    digest: u64,
+    start: u32,
+    known: Vec<usize>,
+    parsed: Vec<Parsed>,
+}
+
+impl<'a> Draft<'a> {
+    /// Cuts `bytes` and finds out what is known from `before`.
+    pub(in super::super) fn of(bytes: &'a [u8], before: Option<&Contents>) -> Self {
+        let digest = digest(bytes);
+        let is_as_before = before.is_some_and(|before| before.digest == Some(digest));
+        let mut known: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (place, held) in before.iter().flat_map(|before| before.objects.iter().enumerate()) {
+            held.document.map(|document| known.entry(document).or_default().push(place));
+        }
+        let documents = if is_as_before { Vec::new() } else { documents(bytes) };
+        let parts = documents.into_iter().map(|document| {
+            let digest = self::digest(document.bytes);
+            Part { digest, document, known: known.get(&digest).cloned().unwrap_or_default() }
+        });
+        Self {
+            digest,
+            is_as_before,
+            is_blank: bytes.trim_ascii().is_empty(),
+            lacks_end: !bytes.ends_with(b"\n"),
+            parts: parts.collect(),
+        }
+    }
+
+    /// The documents that are not known.
+    pub(in super::super) fn unknown(&self) -> impl Iterator<Item = Document<'a>> {
+        self.parts.iter().filter(|part| part.known.is_empty()).map(|part| part.document)
+    }
+
+    /// With what the unknown documents gave, taken from `parsed`.
+    pub(in super::super) fn with(self, parsed: &mut impl Iterator<Item = Vec<Parsed>>) -> Read {
+        let documents = self.parts.into_iter().map(|part| ReadDocument {
+            digest: part.digest,
+            start: line(part.document.line),
+            parsed: if part.known.is_empty() { parsed.next().unwrap_or_default() } else { Vec::new() },
+            known: part.known,
+        });
+        Read {
+            digest: self.digest,
+            is_as_before: self.is_as_before,
+            is_blank: self.is_blank,
+            lacks_end: self.lacks_end,
+            documents: documents.collect(),
+        }
+    }
+}
+
+impl Read {
+    /// Whether the text is the one that was read before.
+    pub(super) fn is_as_before(&self) -> bool {
+        self.is_as_before
+    }
+}
+
+impl Held {
     /// Where it is, or was, from 1.
-    pub(super) line: usize,
+    pub(super) fn line(&self) -> u32 {
+        self.start + self.offset
+    }
 }
 
 impl Contents {
-    /// The objects in use: those of the file in its order, then those kept from before.
-    pub(super) fn objects(&self) -> &[Held] {
-        &self.objects
-    }
-
     /// What is wrong with the file itself.
     pub(super) fn problems(&self) -> Vec<Problem> {
         self.problems.clone()
@@ -45,67 +143,90 @@ impl Contents {
 
     /// The file cannot be read. What was read of it before stays in use.
     pub(super) fn unreadable(&mut self, error: &ReadError) {
-        self.digest = None;
+        (self.digest, self.stamp) = (None, None);
         let message = format!("{error}{}", stay(self.objects.len()));
-        self.problems = vec![Problem { reason: error.reason(), message }];
+        self.only_keep(Problem { reason: error.reason(), message });
     }
 
-    /// The file holds `bytes` now.
-    pub(super) fn read(&mut self, bytes: &[u8]) {
-        let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        let digest = Some(hasher.finish());
-        if self.digest == digest {
-            return;
-        }
-        self.digest = digest;
-        if bytes.trim_ascii().is_empty() {
+    /// Has the file read again, and every document of it.
+    pub(super) fn forget_text(&mut self) {
+        (self.digest, self.stamp) = (None, None);
+        self.objects.iter_mut().for_each(|held| held.document = None);
+    }
+
+    /// The file holds something else now.
+    pub(super) fn take(&mut self, read: Read) {
+        self.digest = Some(read.digest);
+        if read.is_blank {
             // An editor that starts to write, or a crash that lost the data.
             let message =
                 format!("the file is empty; write an object, or remove it{}", stay(self.objects.len()));
-            self.problems = vec![Problem { reason: "FileEmpty", message }];
+            self.only_keep(Problem { reason: "FileEmpty", message });
             return;
         }
         let before = std::mem::take(&mut self.objects);
         self.problems.clear();
         let mut failures = Vec::new();
-        let items = parse(bytes);
+        let parsed = || read.documents.iter().flat_map(|document| &document.parsed);
         // Text that is no YAML may be half of a file, and the other half is still to come; so may what comes last
         // in a line without an end.
-        let is_last_doubtful = !bytes.ends_with(b"\n")
-            && matches!(items.last(), Some(Parsed::Skipped { .. } | Parsed::Failed(_)));
-        let mut is_cut = is_last_doubtful || items.iter().any(is_text_broken);
-        for item in items {
-            match item {
-                Parsed::Object { line, object, warnings } => {
-                    let reference = object.object_ref();
-                    if reference.name.is_empty() {
-                        let kind = reference.kind;
-                        let message =
-                            format!("line {line}: {kind} without a name is not used; write metadata.name");
-                        self.problem(Reason::NameMissing, message);
-                        is_cut = true;
-                        continue;
+        let is_last_doubtful = read.lacks_end
+            && read.documents.last().and_then(|document| document.parsed.last()).is_some_and(is_useless);
+        let mut is_cut = is_last_doubtful || parsed().any(is_text_broken);
+        for document in read.documents {
+            let known = document.known.iter().filter_map(|place| before.get(*place).cloned());
+            self.objects.extend(known.map(|held| Held {
+                start: document.start,
+                is_only_kept: false,
+                ..held
+            }));
+            let (first, bad) = (self.objects.len(), self.problems.len() + failures.len());
+            for item in document.parsed {
+                match item {
+                    Parsed::Object { line, object, warnings } => {
+                        is_cut |= !self.object(document.start, line, object, &warnings);
                     }
-                    for warning in warnings {
-                        let message =
-                            format!("line {line}: {reference}: {}: {}", warning.field, warning.message);
-                        self.problem(Reason::UnknownField, message);
+                    Parsed::Skipped { line, kind, api_version, .. } => {
+                        let message = format!(
+                            "line {line}: kind {kind} ({api_version}) is not used by kmesh-se; it reads ServiceEntry \
+                             and WorkloadEntry of networking.istio.io/{}",
+                            VERSIONS.join(", ")
+                        );
+                        self.problems.push(Problem { reason: "KindNotUsed", message });
                     }
-                    self.objects.push(Held { reference, object: Arc::new(object), line });
+                    Parsed::Failed(failure) => failures.push(failure),
                 }
-                Parsed::Skipped { line, kind, api_version, .. } => {
-                    let message = format!(
-                        "line {line}: kind {kind} ({api_version}) is not used by kmesh-se; it reads ServiceEntry and \
-                         WorkloadEntry of networking.istio.io/{}, and Pod, Service, Node and Namespace of v1",
-                        VERSIONS.join(", ")
-                    );
-                    self.problems.push(Problem { reason: "KindNotUsed", message });
-                }
-                Parsed::Failed(failure) => failures.push(failure),
             }
+            let is_good = self.problems.len() + failures.len() == bad;
+            let new = self.objects[first..].iter_mut().filter(|_| is_good);
+            new.for_each(|held| held.document = Some(document.digest));
         }
         self.keep(before, &failures, is_cut);
+    }
+
+    /// Takes an object with a name; says whether it has one.
+    fn object(&mut self, start: u32, at: usize, object: Object, warnings: &[Issue]) -> bool {
+        let reference = object.object_ref();
+        if reference.name.is_empty() {
+            let kind = reference.kind;
+            let message = format!("line {at}: {kind} without a name is not used; write metadata.name");
+            self.problem(Reason::NameMissing, message);
+            return false;
+        }
+        for warning in warnings {
+            let message = format!("line {at}: {reference}: {}: {}", warning.field, warning.message);
+            self.problem(Reason::UnknownField, message);
+        }
+        self.objects.push(Held {
+            reference,
+            digest: digest(&object),
+            object: Some(Box::new(object)),
+            is_only_kept: false,
+            document: None,
+            start,
+            offset: line(at).saturating_sub(start),
+        });
+        true
     }
 
     /// Takes over those of `before` that the file does not have any more because of `failures`, or because it is
@@ -117,10 +238,10 @@ impl Contents {
             .into_iter()
             .filter(|held| !present.contains(&held.reference) && (is_cut || failed.contains(&held.reference)))
             .collect();
-        let is_kept = |r: &ObjectRef| kept.iter().any(|held| held.reference == *r);
-        let others = kept.iter().filter(|held| !failed.contains(&held.reference)).count();
+        let kept_references: BTreeSet<_> = kept.iter().map(|held| held.reference.clone()).collect();
+        let others = kept_references.difference(&failed).count();
         for failure in failures {
-            let fate = if failure.object_ref().is_some_and(|r| is_kept(&r)) {
+            let fate = if failure.object_ref().is_some_and(|r| kept_references.contains(&r)) {
                 "; its last good version stays in use until it is corrected or the file is removed"
             } else {
                 ""
@@ -131,12 +252,35 @@ impl Contents {
         if let Some(last) = self.problems.last_mut() {
             last.message.push_str(&stay(others));
         }
+        // What is left of a document is not all of it.
+        kept.iter_mut().for_each(|held| (held.document, held.is_only_kept) = (None, true));
         self.objects.append(&mut kept);
+        self.objects.shrink_to_fit();
+    }
+
+    /// Nothing can be had from the file now.
+    fn only_keep(&mut self, problem: Problem) {
+        self.problems = vec![problem];
+        self.objects.iter_mut().for_each(|held| held.is_only_kept = true);
     }
 
     fn problem(&mut self, reason: Reason, message: String) {
         self.problems.push(Problem { reason: reason.as_str(), message });
     }
+}
+
+fn digest(value: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn line(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn is_useless(item: &Parsed) -> bool {
+    matches!(item, Parsed::Skipped { .. } | Parsed::Failed(_))
 }
 
 /// Whether `item` may be a piece of something else. A wrong type in an object that is known is not.

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::*;
-use crate::source::file::Listing;
+use crate::model::{Object, parse_documents};
 
 /// A ServiceEntry with this name and host.
 fn entry(name: &str, host: &str) -> String {
@@ -18,30 +18,64 @@ fn entries(names: &[&str]) -> String {
 
 type File<'a> = (&'a str, Result<&'a str, ReadError>);
 
-fn found(files: Vec<File<'_>>, all_but: Option<&[&str]>) -> Scan {
-    let is_there = |found: &Result<&str, ReadError>| !matches!(found, Err(ReadError::Gone));
-    let names = files.iter().filter(|(_, f)| is_there(f)).map(|(n, _)| (*n).to_owned()).collect();
-    Scan::Found {
-        listing: Listing { names, unreadable_names: Vec::new() },
-        files: files.into_iter().map(|(n, f)| (n.to_owned(), f.map(|t| t.as_bytes().to_vec()))).collect(),
-        all_but: all_but.map(|names| names.iter().map(|n| (*n).to_owned()).collect()),
-    }
+struct Folder {
+    state: State,
+    /// What the last look wants read again.
+    again: BTreeSet<String>,
 }
-
-struct Folder(State);
 
 impl Folder {
     fn new() -> Self {
-        Self(State::new(Path::new("/f"), Duration::from_secs(30)))
+        Self { state: State::new(Path::new("/f"), Duration::from_secs(30)), again: BTreeSet::new() }
     }
 
-    fn update(&mut self, scan: Scan) -> Vec<String> {
-        told(self.0.update(scan, None))
+    /// A look that finds these files; a full one but for those that are still being written, if these are given.
+    fn look(&mut self, files: Vec<File<'_>>, all_but: Option<&[&str]>) -> Vec<String> {
+        if let Some(all_but) = all_but {
+            let names = files.iter().map(|(n, _)| (*n).to_owned()).collect();
+            let listing = Listing { names, unreadable_names: Vec::new() };
+            self.state.present(&listing, &all_but.iter().map(|n| (*n).to_owned()).collect());
+        }
+        for (name, found) in files {
+            match found {
+                Ok(text) => {
+                    let draft = Draft::of(text.as_bytes(), self.state.contents(name));
+                    let unknown: Vec<_> = draft.unknown().collect();
+                    let read = draft.with(&mut parse_documents(&unknown).into_iter());
+                    self.state.read(name, read, None);
+                }
+                Err(error) => self.state.unreadable(name, &error),
+            }
+        }
+        let mut events: Vec<_> = self.state.news().collect();
+        let (more, again) = self.state.finish(None);
+        events.extend(more);
+        self.again = again;
+        told(events)
+    }
+
+    fn lost(&mut self) -> Vec<String> {
+        told(self.state.lost(&io::ErrorKind::NotFound.into()))
+    }
+
+    /// The objects that were told and are not gone, with the digests of what was told of them.
+    fn told(&self) -> BTreeMap<&str, u64> {
+        self.state.objects.iter().filter_map(|(r, known)| Some((&*r.name, known.told?))).collect()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.told().into_keys().collect()
+    }
+
+    /// How many objects are in memory.
+    fn kept(&self) -> usize {
+        let held = self.state.files.values().flat_map(|contents| &contents.objects);
+        held.filter(|held| held.object.is_some()).count()
     }
 
     /// A full look that finds these files.
     fn all(&mut self, files: &[(&str, &str)]) -> Vec<String> {
-        self.update(found(files.iter().map(|(n, t)| (*n, Ok(*t))).collect(), Some(&[])))
+        self.look(files.iter().map(|(n, t)| (*n, Ok(*t))).collect(), Some(&[]))
     }
 }
 
@@ -66,7 +100,7 @@ fn told(events: Vec<Event>) -> Vec<String> {
 
 /// The messages told of `name`, as things are.
 fn messages(folder: &Folder, name: &str) -> Vec<String> {
-    let problems = folder.0.told_problems.get(&format!("/f/{name}"));
+    let problems = folder.state.told_problems.get(&format!("/f/{name}"));
     problems.into_iter().flatten().map(|p| p.message.clone()).collect()
 }
 
@@ -108,8 +142,7 @@ fn half_a_file_keeps_the_objects_of_the_other_half() {
         folder.all(&[("a.yaml", &whole)]);
         folder
     };
-    let names = |folder: &Folder| folder.0.told.keys().map(|r| r.name.to_string()).collect::<Vec<_>>();
-    assert_eq!(names(&reference), ["x", "y", "z"]);
+    assert_eq!(reference.names(), ["x", "y", "z"]);
     let mut cut_in_text = 0;
     for length in 0..whole.len() {
         let mut folder = Folder::new();
@@ -117,11 +150,11 @@ fn half_a_file_keeps_the_objects_of_the_other_half() {
         folder.all(&[("a.yaml", &whole[..length])]);
         let has_problem = !messages(&folder, "a.yaml").is_empty();
         if has_problem {
-            assert_eq!(names(&folder), ["x", "y", "z"], "cut at {length}: {:?}", &whole[..length]);
+            assert_eq!(folder.names(), ["x", "y", "z"], "cut at {length}: {:?}", &whole[..length]);
             cut_in_text += 1;
         }
         folder.all(&[("a.yaml", &whole)]);
-        assert_eq!(folder.0.told, reference.0.told);
+        assert_eq!(folder.told(), reference.told());
         assert!(messages(&folder, "a.yaml").is_empty());
     }
     assert!(cut_in_text > 50, "{cut_in_text}");
@@ -143,9 +176,9 @@ fn a_file_that_cannot_be_read_keeps_its_objects_and_others_go_on() {
     let (x, y) = (entry("x", "a.com"), entry("y", "a.com"));
     folder.all(&[("a.yaml", &x)]);
     let denied = || ReadError::Io { source: io::ErrorKind::PermissionDenied.into() };
-    let events = folder.update(found(vec![("a.yaml", Err(denied())), ("b.yaml", Ok(&y))], Some(&[])));
+    let events = folder.look(vec![("a.yaml", Err(denied())), ("b.yaml", Ok(&y))], Some(&[]));
     assert_eq!(events, ["apply y a.com", "problems /f/a.yaml [\"FileUnreadable\"]"]);
-    let events = folder.update(found(vec![("a.yaml", Err(denied())), ("b.yaml", Ok(&y))], Some(&[])));
+    let events = folder.look(vec![("a.yaml", Err(denied())), ("b.yaml", Ok(&y))], Some(&[]));
     assert_eq!(events, [""; 0]);
     assert_eq!(folder.all(&[("a.yaml", &x), ("b.yaml", &y)]), ["problems /f/a.yaml []"]);
     assert_eq!(folder.all(&[("a.yaml", ""), ("b.yaml", &y)]), ["problems /f/a.yaml [\"FileEmpty\"]"]);
@@ -199,8 +232,8 @@ fn each_wrong_document_is_one_clear_problem() {
         folder.all(&[("a.yaml", text), ("b.yaml", &good)]);
         let messages = messages(&folder, "a.yaml");
         assert!(messages.len() == 1 && messages[0].contains(word), "{text:?}: {messages:?}");
-        assert_eq!(folder.0.told_problems["/f/a.yaml"][0].reason, reason);
-        assert!(folder.0.told.keys().any(|r| &*r.name == "good"));
+        assert_eq!(folder.state.told_problems["/f/a.yaml"][0].reason, reason);
+        assert!(folder.names().contains(&"good"));
     }
 }
 
@@ -209,11 +242,10 @@ fn a_lost_folder_keeps_everything() {
     let mut folder = Folder::new();
     let x = entry("x", "a.com");
     folder.all(&[("a.yaml", &x)]);
-    let lost = || Scan::Lost(io::ErrorKind::NotFound.into());
-    assert_eq!(folder.update(lost()), ["problems /f [\"FolderLost\"]"]);
-    assert_eq!(folder.update(lost()), [""; 0]);
+    assert_eq!(folder.lost(), ["problems /f [\"FolderLost\"]"]);
+    assert_eq!(folder.lost(), [""; 0]);
     assert_eq!(folder.all(&[("a.yaml", &x)]), ["problems /f []"]);
-    folder.update(lost());
+    folder.lost();
     assert_eq!(folder.all(&[]), ["delete x", "problems /f []"]);
 }
 
@@ -222,10 +254,10 @@ fn a_partial_look_says_nothing_of_other_files() {
     let mut folder = Folder::new();
     let (x, y, z) = (entry("x", "a.com"), entry("y", "a.com"), entry("z", "a.com"));
     folder.all(&[("a.yaml", &x), ("b.yaml", &y)]);
-    assert_eq!(folder.update(found(vec![("c.yaml", Ok(&z))], None)), ["apply z a.com"]);
-    assert_eq!(folder.update(found(vec![("a.yaml", Err(ReadError::Gone))], None)), ["delete x"]);
+    assert_eq!(folder.look(vec![("c.yaml", Ok(&z))], None), ["apply z a.com"]);
+    assert_eq!(folder.look(vec![("a.yaml", Err(ReadError::Gone))], None)[0], "delete x");
     // An editor has moved b.yaml away to write it anew.
-    assert_eq!(folder.update(found(vec![("c.yaml", Ok(&z))], Some(&["b.yaml"]))), [""; 0]);
+    assert_eq!(folder.look(vec![("c.yaml", Ok(&z))], Some(&["b.yaml"])), [""; 0]);
 }
 
 #[test]
@@ -235,4 +267,84 @@ fn a_flood_of_problems_is_cut_short_and_counted() {
     let messages = messages(&folder, "a.yaml");
     assert_eq!(messages.len(), MAX_PROBLEMS + 1);
     assert!(messages[MAX_PROBLEMS].starts_with("7 more"), "{}", messages[MAX_PROBLEMS]);
+}
+
+#[test]
+fn an_object_is_not_kept_once_it_was_told() {
+    let mut folder = Folder::new();
+    let two = entries(&["x", "y"]);
+    folder.all(&[("a.yaml", &two), ("b.yaml", &entry("z", "a.com"))]);
+    assert_eq!(folder.kept(), 0);
+    folder.all(&[("a.yaml", &two.replacen("a.com", "b.com", 1)), ("b.yaml", &entry("z", "a.com"))]);
+    assert_eq!(folder.kept(), 0);
+    // The second definition of an object waits for its turn.
+    folder.all(&[("a.yaml", &two), ("c.yaml", &entry("x", "c.com"))]);
+    assert_eq!(folder.kept(), 1);
+    assert_eq!(folder.again.len(), 0);
+}
+
+#[test]
+fn only_documents_that_changed_are_parsed_again() {
+    let mut folder = Folder::new();
+    let names: Vec<_> = (0..1000).map(|n| format!("e{n}")).collect();
+    let text = entries(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    folder.all(&[("a.yaml", &text)]);
+    let changed = format!(
+        "# one line more\n{}",
+        text.replacen("e500}\nspec: {hosts: [a.com]", "e500}\nspec: {hosts: [b.com]", 1)
+    );
+    let draft = Draft::of(changed.as_bytes(), folder.state.contents("a.yaml"));
+    assert_eq!(draft.unknown().count(), 1);
+    assert_eq!(folder.all(&[("a.yaml", &changed)]), ["apply e500 b.com"]);
+    // Where the others are is known all the same.
+    let twice = format!("{changed}---\n{}", entry("e999", "c.com"));
+    folder.all(&[("a.yaml", &twice)]);
+    let line = changed.lines().position(|line| line.contains("e999}")).expect("it is there") - 2;
+    let message = &messages(&folder, "a.yaml")[0];
+    assert!(message.contains(&format!("a.yaml (line {})", line + 1)), "{message}, not {line}");
+}
+
+#[test]
+fn a_definition_that_was_used_is_read_again_when_another_comes_before_it() {
+    let (first, second) = (entry("x", "first.com"), entry("x", "second.com"));
+    let mut folder = Folder::new();
+    folder.all(&[("b.yaml", &second)]);
+    folder.all(&[("a.yaml", &first), ("b.yaml", &second)]);
+    assert_eq!(folder.again, BTreeSet::from(["b.yaml".to_owned()]));
+    assert_eq!(folder.look(vec![("b.yaml", Ok(&second))], None), [""; 0]);
+    assert_eq!((folder.kept(), folder.again.len()), (1, 0));
+    // So that it is there at once when it is needed, even if its file is broken by then.
+    assert_eq!(
+        folder.all(&[("b.yaml", "{")]),
+        ["apply x second.com", "problems /f/b.yaml [\"InvalidSyntax\"]"]
+    );
+}
+
+#[test]
+fn a_definition_that_cannot_be_read_again_goes_with_the_one_before_it() {
+    let (first, second) = (entry("x", "first.com"), entry("x", "second.com"));
+    let mut folder = Folder::new();
+    folder.all(&[("b.yaml", &second)]);
+    folder.all(&[("a.yaml", &first), ("b.yaml", &second)]);
+    folder.look(vec![("b.yaml", Ok("{"))], None);
+    assert_eq!(folder.again.len(), 0, "it would be read for ever");
+    assert_eq!(folder.look(vec![("a.yaml", Err(ReadError::Gone))], None)[0], "delete x");
+    assert_eq!(folder.look(vec![("b.yaml", Ok(&second))], None)[0], "apply x second.com");
+    assert_eq!(folder.all(&[]), ["delete x"]);
+}
+
+#[test]
+fn a_list_of_which_something_was_lost_is_read_as_a_whole() {
+    let item = |name: &str| format!("- {{metadata: {{name: {name}}}, spec: {{hosts: [a.com]}}}}\n");
+    let list = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntryList\nitems:\n{}{}",
+        item("x"),
+        item("y")
+    );
+    let mut folder = Folder::new();
+    assert_eq!(folder.all(&[("a.yaml", &list)]), ["apply x a.com", "apply y a.com"]);
+    folder.all(&[("a.yaml", &format!("{}---\n{{", entry("x", "b.com")))]);
+    assert_eq!(folder.names(), ["x", "y"]);
+    assert_eq!(folder.all(&[("a.yaml", &list)])[0], "apply x a.com");
+    assert_eq!(folder.names(), ["x", "y"]);
 }
