@@ -3,8 +3,8 @@
 //! In: YAML or JSON text and objects. Out: validated [`Entry`] values in a [`Snapshot`], or every reason
 //! why not. Never: I/O, a clock, or an import of a sibling room.
 
+mod cluster;
 mod entry;
-mod kube;
 mod name;
 mod object;
 mod parse;
@@ -14,8 +14,8 @@ mod resolved;
 mod snapshot;
 mod validate;
 
+pub use cluster::*;
 pub use entry::*;
-pub use kube::*;
 pub use name::*;
 pub use object::*;
 pub use parse::*;

@@ -1,7 +1,11 @@
-//! `cargo xtask lint`: formatting, clippy, who may import whom, and files that grow too long.
+//! `cargo xtask lint`: formatting, clippy, who may import whom, the tests that the docs name, and
+//! files that grow too long.
 //!
 //! In: the sources. Out: what is wrong, a line each. Never: a change to a source.
 
+mod named;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,10 +15,13 @@ use crate::workspace;
 /// A file past this is asking to be two.
 const LONG_FILE_LINES: usize = 500;
 
+/// The page whose every row names the test that backs it.
+const PROMISES: &str = "docs/compatibility.md";
+
 /// What the rooms of `kmesh-se-userspace` may not do.
 const RULES: &[Rule] = &[
     Rule { room: "model", rooms: Rooms::Only(&["model"]), crates: EFFECTS },
-    Rule { room: "desired", rooms: Rooms::Only(&["model", "desired"]), crates: EFFECTS },
+    Rule { room: "desired", rooms: Rooms::Only(&["model", "desired", "testing"]), crates: EFFECTS },
     Rule { room: "diff", rooms: Rooms::Only(&["model", "desired", "diff"]), crates: EFFECTS },
     Rule { room: "source", rooms: Rooms::AllBut(&["resolve", "sink", "dns"]), crates: &[] },
     Rule { room: "resolve", rooms: Rooms::AllBut(&["source", "sink", "dns"]), crates: &[] },
@@ -75,6 +82,12 @@ pub(crate) fn lint() -> anyhow::Result<bool> {
     for line in wrong {
         println!("  {line}");
     }
+    let unbacked = unbacked_promises(&sources)?;
+    well &= unbacked.is_empty();
+    say("named tests", unbacked.is_empty());
+    for line in unbacked {
+        println!("  {PROMISES}: {line}");
+    }
     for (path, text) in &sources {
         let lines = text.lines().count();
         if lines > LONG_FILE_LINES {
@@ -82,6 +95,17 @@ pub(crate) fn lint() -> anyhow::Result<bool> {
         }
     }
     Ok(well)
+}
+
+/// Rows of [`PROMISES`] that no test backs.
+fn unbacked_promises(sources: &[(PathBuf, String)]) -> anyhow::Result<Vec<String>> {
+    let root = workspace::root();
+    let mut tests: BTreeSet<String> = sources.iter().flat_map(|(_, text)| named::tests_in(text)).collect();
+    for file in std::fs::read_dir(root.join("tests/scenarios"))? {
+        tests.extend(file?.path().file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    let page = std::fs::read_to_string(root.join(PROMISES))?;
+    Ok(named::unbacked_rows(&page, &tests))
 }
 
 fn say(what: &str, well: bool) {

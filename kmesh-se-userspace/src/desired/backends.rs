@@ -162,8 +162,11 @@ fn lead<'a>(known: Known<'a>, of: Of<'a>, target: &Target) -> Lead<'a> {
 /// Backends by address and port; in the end only the nearest count.
 #[derive(Default)]
 struct Nearest {
-    found: BTreeMap<(IpAddr, u16), ((u8, u8), u32, Arc<str>)>,
+    found: BTreeMap<(IpAddr, u16), At>,
 }
+
+/// How far away a backend is, its weight, and its source.
+type At = ((u8, u8), u32, Arc<str>);
 
 impl Nearest {
     fn add(&mut self, target: &Target, address: IpAddr, port: u16, weight: u32) {

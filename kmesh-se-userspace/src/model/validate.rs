@@ -3,9 +3,9 @@
 //! In: a raw object. Out: the validated value, or every rule that it breaks, and what
 //! is allowed but hardly meant. Never: a look at another object, I/O or a clock.
 
+mod cluster;
 mod endpoint;
 mod host;
-mod kube;
 mod metadata;
 mod port;
 mod rules;
@@ -38,10 +38,10 @@ pub fn validate(raw: &Object) -> Judgement {
     match raw {
         Object::ServiceEntry(raw) => validate_service_entry(raw).into_judgement(Accepted::Entry),
         Object::WorkloadEntry(raw) => validate_workload_entry(raw).into_judgement(Accepted::Workload),
-        Object::Pod(raw) => kube::pod(raw).into_judgement(Accepted::Workload),
-        Object::Service(raw) => kube::service(raw).into_judgement(Accepted::Service),
-        Object::Node(raw) => kube::node(raw).into_judgement(Accepted::Node),
-        Object::Namespace(raw) => kube::namespace(raw).into_judgement(Accepted::Namespace),
+        Object::Pod(raw) => cluster::pod(raw).into_judgement(Accepted::Workload),
+        Object::Service(raw) => cluster::service(raw).into_judgement(Accepted::Service),
+        Object::Node(raw) => cluster::node(raw).into_judgement(Accepted::Node),
+        Object::Namespace(raw) => cluster::namespace(raw).into_judgement(Accepted::Namespace),
     }
 }
 
@@ -105,7 +105,7 @@ pub fn validate_workload_entry(raw: &WorkloadEntry) -> Verdict<Workload> {
     let mut labels = raw.spec.labels.clone();
     labels.extend(raw.metadata.labels.clone());
     if endpoint.locality.is_empty() {
-        endpoint.locality = kube::locality_label(&labels).unwrap_or_default();
+        endpoint.locality = cluster::locality_label(&labels).unwrap_or_default();
     }
     // With health checks, a workload is one only once a check has found it healthy.
     let is_checked = raw.metadata.annotations.get(HEALTH_CHECKS).is_some_and(|v| v == "true");

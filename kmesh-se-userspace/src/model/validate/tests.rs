@@ -1,12 +1,16 @@
 //! One row for each rule, and the nearest input that keeps it.
 
+mod more_rows;
 mod rows;
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use self::rows::{metadata_rows, rows, with, workload_rows};
+use self::{
+    more_rows::{metadata_rows, workload_rows},
+    rows::{rows, with},
+};
 use super::*;
 use crate::model::{
     EndpointAddress, ExportTo, HostName, Location, Namespace, Object, Parsed, Protocol, Resolution, parse,
