@@ -25,6 +25,7 @@ pub use names::{NameEntry, NameView};
 pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
 pub use tables::{Address, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
+pub use winner::service_that_wins;
 
 use std::fmt;
 

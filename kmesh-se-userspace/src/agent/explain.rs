@@ -171,6 +171,7 @@ impl Agent {
         NameFacts {
             host: host.to_string(),
             entries: entries.collect(),
+            service: desired::service_that_wins(snapshot, host, namespace).map(|s| s.object.to_string()),
             rejected: rejected.collect(),
             answered,
             vips: wanted.map(|view| view.vips.clone()).unwrap_or_default(),

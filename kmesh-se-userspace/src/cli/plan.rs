@@ -144,3 +144,6 @@ fn join(addresses: &[std::net::IpAddr]) -> String {
     let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     if list.is_empty() { "-".to_owned() } else { list.join(", ") }
 }
+
+#[cfg(test)]
+mod tests;

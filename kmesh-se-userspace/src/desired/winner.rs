@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Scope;
-use crate::model::{ClusterHost, Entry, ExportTo, HostName, ObjectRef, Snapshot};
+use crate::model::{ClusterHost, Entry, ExportTo, HostName, Namespace, ObjectRef, Snapshot};
 
 /// Who has a host in one view.
 #[derive(Clone, Debug)]
@@ -42,6 +42,19 @@ pub(super) fn winner<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope)
             Winner::Entries(visible)
         }
         (None, None, None) => Winner::Nobody,
+    }
+}
+
+/// The Service that has `host` for clients of `namespace`, whatever entries say.
+#[must_use]
+pub fn service_that_wins<'a>(
+    snapshot: &'a Snapshot,
+    host: &HostName,
+    namespace: &Namespace,
+) -> Option<&'a Arc<ClusterHost>> {
+    match winner(snapshot, host, &Scope::Namespace(namespace.clone())) {
+        Winner::Service(service) => Some(service),
+        Winner::Entries(_) | Winner::Nobody => None,
     }
 }
 

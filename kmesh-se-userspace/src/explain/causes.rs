@@ -44,6 +44,13 @@ pub(super) fn unanswered(facts: &Facts, name: &NameFacts) -> Cause {
     let Some(primary) = visible.iter().find(|entry| !entry.serves.is_empty()).or(visible.first()) else {
         return unseen(facts, name);
     };
+    if let Some(service) = &name.service {
+        let message = format!(
+            "clients of {} get {} from {service}, whose name it is: the client's own resolver answers it",
+            facts.namespace, name.host
+        );
+        return Cause::new("KubernetesServiceWins", message);
+    }
     if let Some(failure) = name.failures.first() {
         return Cause::new(&failure.reason, format!("{}: {}", name.host, failure.message));
     }

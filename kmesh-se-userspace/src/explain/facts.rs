@@ -148,6 +148,8 @@ pub struct NameFacts {
     pub host: String,
     /// The accepted entries that name it, the oldest first.
     pub entries: Vec<EntryFacts>,
+    /// The Service of Kubernetes that has the name for clients of this namespace, as `Service namespace/name`.
+    pub service: Option<String>,
     /// The rejected objects that name it.
     pub rejected: Vec<RejectedFacts>,
     /// What the DNS server answers clients of this namespace.

@@ -81,6 +81,15 @@ const CAUSES: &[Row] = &[
         Some("name"),
     ),
     (
+        |f| {
+            unanswered(f).serves.clear();
+            name(f).service = Some("Service shop/web".to_owned());
+        },
+        "KubernetesServiceWins",
+        "from Service shop/web",
+        Some("name"),
+    ),
+    (
         |f| unanswered(f).resolution = Resolution::None,
         "Passthrough",
         "ServiceEntry default/a has resolution NONE",

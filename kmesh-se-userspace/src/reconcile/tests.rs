@@ -1,5 +1,6 @@
 //! The whole path from objects to maps and names, without a kernel.
 
+mod addresses;
 mod changes;
 mod failures;
 mod generated;

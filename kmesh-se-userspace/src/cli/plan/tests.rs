@@ -1,0 +1,95 @@
+//! The plan as a program sees it.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::cli::{Format, output::Shared};
+
+const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n  \
+                     hosts: [a.com]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: STATIC\n";
+
+fn plan(flags: &[&str], stdin: &str) -> (Answer, Value) {
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+    let flags = [&["plan", "-"], flags].concat();
+    let args = <Command as clap::Parser>::try_parse_from(flags).expect("flags").args;
+    let shared = Shared::default();
+    let answer = run_with(&args, &mut stdin.as_bytes(), &mut Output::to(shared.clone(), Format::Json));
+    (answer.expect("planned"), serde_json::from_str(&shared.text()).expect("JSON"))
+}
+
+/// The backends of the first port of the first service.
+fn addresses(plan: &Value) -> Vec<&str> {
+    let backends = plan["services"][0]["ports"][0]["backends"].as_array().expect("a list");
+    backends.iter().filter_map(|b| b["address"].as_str()).collect()
+}
+
+#[test]
+fn a_plan_is_told_in_the_contract_s_json() {
+    let (answer, plan) =
+        plan(&[], &format!("{ENTRY}  endpoints: [{{address: 10.0.0.1, ports: {{http: 8000}}}}]\n"));
+    assert_eq!(answer, Answer::Yes);
+    let expected = json!({
+        "services": [{
+            "namespace": "default", "name": "a", "host": "a.com", "resolution": "STATIC",
+            "vips": ["240.240.0.1", "2001:2::1"],
+            "ports": [{"name": "http", "number": 80, "protocol": "HTTP", "mode": "balance",
+                       "backends": [{"address": "10.0.0.1", "port": 8000, "weight": 1, "source": "10.0.0.1"}]}],
+            "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}],
+        }],
+        "names": [{"name": "a.com", "addresses": ["240.240.0.1", "2001:2::1"], "entry": "default/a"}],
+        "rejected": [],
+    });
+    assert_eq!(plan, expected);
+}
+
+#[test]
+fn the_client_s_place_chooses_the_nearest_backends() {
+    let entry = format!(
+        "{ENTRY}  endpoints: [{{address: 10.0.0.1, locality: eu/eu-1}}, {{address: 10.0.0.2, locality: us/us-1}}]\n"
+    );
+    assert_eq!(addresses(&plan(&[], &entry).1), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(addresses(&plan(&["--locality", "us/us-1"], &entry).1), ["10.0.0.2"]);
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/region: eu}}\n";
+    assert_eq!(addresses(&plan(&["--node", "n1"], &format!("{entry}{node}")).1), ["10.0.0.1"]);
+}
+
+#[test]
+fn pods_serve_and_services_keep_their_names() {
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: x}}\n\
+               status: {podIP: 10.0.0.7, conditions: [{type: Ready, status: \"True\"}]}\n";
+    let (_, with_pod) = plan(&[], &format!("{ENTRY}  workloadSelector: {{labels: {{app: x}}}}\n{pod}"));
+    assert_eq!(addresses(&with_pod), ["10.0.0.7"]);
+
+    let named = ENTRY.replace("a.com", "web.shop.svc.cluster.local");
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n";
+    let (answer, plan) = plan(&["--namespace", "other"], &format!("{named}{service}"));
+    assert_eq!(answer, Answer::Yes);
+    assert_eq!(plan["names"], json!([]));
+    let lost = &plan["services"][0]["conditions"][1];
+    assert_eq!((&lost["type"], &lost["reason"]), (&json!("Shadowed"), &json!("KubernetesServiceWins")));
+    assert!(lost["message"].as_str().is_some_and(|text| text.contains("Service shop/web")), "{lost}");
+}
+
+#[test]
+fn virtual_addresses_depend_on_age_and_name_and_not_on_the_order_of_the_input() {
+    let entry = |name: &str, host: &str, created: &str| {
+        ENTRY.replace("{name: a}", &format!("{{name: {name}{created}}}")).replace("a.com", host)
+    };
+    let young = entry("a", "young.com", ", creationTimestamp: \"2026-01-02T00:00:00Z\"");
+    let old = entry("z", "old.com", ", creationTimestamp: \"2026-01-01T00:00:00Z\"");
+    let ageless = entry("y", "ageless.com", "");
+    let names = |parts: [&str; 3]| plan(&[], &parts.join("---\n")).1["names"].clone();
+    let expected = names([&young, &old, &ageless]);
+    let first: Vec<_> =
+        expected.as_array().expect("a list").iter().map(|n| (&n["name"], &n["addresses"][0])).collect();
+    let pairs =
+        json!([["ageless.com", "240.240.0.1"], ["old.com", "240.240.0.2"], ["young.com", "240.240.0.3"]]);
+    assert_eq!(json!(first), pairs);
+    for parts in [[&old, &young, &ageless], [&ageless, &old, &young], [&young, &ageless, &old]] {
+        assert_eq!(names(parts.map(String::as_str)), expected);
+    }
+}
