@@ -5,6 +5,8 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::limits::FILTER_BITS;
+
 /// An address as 16 bytes in network order; IPv4 is stored v4-mapped, so that a socket of either family
 /// finds it by one look-up. A byte array, so that `bpftool map dump` shows it as a person would write it.
 pub type Addr16 = [u8; 16];
@@ -49,6 +51,14 @@ pub const fn words(bytes: &Addr16) -> [u32; 4] {
 pub const fn from_words(words: [u32; 4]) -> Addr16 {
     // SAFETY: both are 16 plain bytes without padding.
     unsafe { core::mem::transmute(words) }
+}
+
+/// The bit of an address in `kmse_filter`, below [`FILTER_BITS`]: the high bits of a product spread neighbours.
+#[inline(always)]
+#[must_use]
+pub const fn filter_bit(words: [u32; 4]) -> u32 {
+    (words[0] ^ words[1] ^ words[2] ^ words[3]).wrapping_mul(0x9e37_79b1)
+        >> (u32::BITS - FILTER_BITS.trailing_zeros())
 }
 
 /// Whether `words` hold a v4-mapped address.

@@ -3,13 +3,17 @@
 //! In: nothing. Out: constants. Never: a value that depends on the machine.
 
 /// Version of the layout of every map but the per-socket ones; a change of any type in [`crate::maps`] raises it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Version of the layout of the maps that hold state of sockets: `kmse_conn`, `kmse_sk` and `kmse_udp`.
-pub const SOCKET_LAYOUT_VERSION: u32 = 2;
+pub const SOCKET_LAYOUT_VERSION: u32 = 3;
 
 /// cgroup id -> [`crate::maps::Workload`].
 pub const MAP_ENROL: &str = "kmse_enrol";
+/// cgroup id modulo [`ENROL_PLACES`] -> [`crate::maps::EnrolPlace`].
+pub const MAP_ENROL_PLACE: &str = "kmse_enrol_at";
+/// Bit [`crate::addr::filter_bit`] -> whether [`MAP_FRONTEND`] or [`MAP_ADDRESS`] may hold such an address.
+pub const MAP_FILTER: &str = "kmse_filter";
 /// [`crate::maps::FrontendKey`] -> [`crate::maps::Frontend`].
 pub const MAP_FRONTEND: &str = "kmse_frontend";
 /// [`crate::maps::AddressKey`] -> [`crate::maps::Address`].
@@ -22,6 +26,10 @@ pub const MAP_SLOT: &str = "kmse_slot";
 pub const MAP_BACKEND: &str = "kmse_backend";
 /// socket -> [`crate::maps::SockState`].
 pub const MAP_SK: &str = "kmse_sk";
+/// socket cookie modulo the capacity -> [`crate::maps::Connection`].
+pub const MAP_CONNECTION: &str = "kmse_conn";
+/// The same place -> how many sockets hold or try to take it: who finds a 1 after adding one holds it, the others go back.
+pub const MAP_CLAIM: &str = "kmse_conn_use";
 /// [`crate::maps::UdpKey`] -> [`crate::maps::UdpPeer`].
 pub const MAP_UDP: &str = "kmse_udp";
 /// [`crate::maps::Outcome`] -> count, per CPU.
@@ -38,14 +46,18 @@ pub const MAP_CONFIG: &str = "kmse_config";
 pub const MAP_RESOLVER: &str = "kmse_resolver";
 
 /// All maps.
-pub const MAPS: [&str; 14] = [
+pub const MAPS: [&str; 18] = [
     MAP_ENROL,
+    MAP_ENROL_PLACE,
+    MAP_FILTER,
     MAP_FRONTEND,
     MAP_ADDRESS,
     MAP_SERVICE,
     MAP_SLOT,
     MAP_BACKEND,
     MAP_SK,
+    MAP_CONNECTION,
+    MAP_CLAIM,
     MAP_UDP,
     MAP_COUNT,
     MAP_SERVICE_COUNT,
@@ -57,6 +69,10 @@ pub const MAPS: [&str; 14] = [
 
 /// Default capacity of the enrolment map, in cgroups.
 pub const MAX_WORKLOADS: u32 = 4096;
+/// Places of the table in front of the enrolment map, a power of two; cgroups that share a place cost a look-up more.
+pub const ENROL_PLACES: u32 = 8192;
+/// Bits of the filter in front of the maps of addresses, a power of two.
+pub const FILTER_BITS: u32 = 1 << 20;
 /// Default capacity of the frontend map.
 pub const MAX_FRONTENDS: u32 = 131_072;
 /// Default capacity of the known-address map.
@@ -67,6 +83,9 @@ pub const MAX_SERVICES: u32 = 65_536;
 pub const MAX_SLOTS: u32 = 524_288;
 /// Default number of backends.
 pub const MAX_BACKENDS: u32 = 262_144;
+/// Default number of places for connected sockets, a power of two; who finds its place taken uses socket storage, which
+/// takes longer.
+pub const MAX_CONNECTIONS: u32 = 65_536;
 /// Capacity of the table of further datagram peers, which have two rows each. When it is full, the peer that was used least
 /// recently is forgotten: its next answer shows the backend's own address.
 pub const MAX_UDP_PEERS: u32 = 65_536;

@@ -26,6 +26,22 @@ pub const WORKLOAD_EXEMPT: u32 = 1;
 /// The workload's scope has frontends of its own, which are looked up before the mesh's.
 pub const WORKLOAD_PRIVATE_VIEW: u32 = 2;
 
+/// The enrolled cgroup whose id falls on this place, so that most callers need no look-up in `kmse_enrol`: value of
+/// `kmse_enrol_at`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnrolPlace {
+    /// Its id; 0: none is enrolled. [`ENROL_ASK`]: look it up.
+    pub cgroup: u64,
+    /// As in `kmse_enrol`.
+    pub workload: Workload,
+    #[doc(hidden)]
+    pub _pad: u64,
+}
+
+/// [`EnrolPlace::cgroup`] of a place that several share, or whose workload is being changed.
+pub const ENROL_ASK: u64 = u64::MAX;
+
 /// Scope of what every namespace sees.
 pub const SCOPE_MESH: u32 = 0;
 
@@ -169,19 +185,30 @@ impl Mapping {
     };
 }
 
-/// What is remembered for a socket: value of `kmse_sk`.
+/// What the last connect of a socket was rewritten to: value of `kmse_conn`, at the socket's cookie modulo the capacity.
+/// A socket whose place is taken keeps it in [`SockState::connected`] instead.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Cookie of the socket that holds this place, or was the last to do so.
+    pub cookie: u64,
+    /// As [`SockState::connected`].
+    pub mapping: Mapping,
+    #[doc(hidden)]
+    pub _pad: u64,
+}
+
+/// What is remembered for a socket: value of `kmse_sk`. The kernel locks a socket around each program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SockState {
-    /// Made by `connect`; what `getpeername` shows.
+    /// Made by `connect` when the socket's place in `kmse_conn` was taken.
     pub connected: Mapping,
-    /// Made by the first unconnected `sendmsg` and never changed, but for [`Mapping::slots`]: threads may share a
-    /// datagram socket. What comes later is in `kmse_udp`, and has precedence.
+    /// Made by the first unconnected `sendmsg` and kept, but for [`Mapping::slots`]. What comes later is in `kmse_udp`,
+    /// and has precedence.
     pub sent: Mapping,
     /// The newest row of this socket in `kmse_udp`; its port is 0 when there is none.
     pub newest: UdpLink,
-    /// How many threads have tried to be the first to send; who finds a 1 after adding one writes `sent`.
-    pub claims: u64,
 }
 
 /// A row of one socket in `kmse_udp`: which address, and which way.
@@ -381,13 +408,15 @@ pub struct ConnectEvent {
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Workload>() == 16);
+    assert!(size_of::<EnrolPlace>() == 32 && offset_of!(EnrolPlace, workload) == 8);
     assert!(size_of::<FrontendKey>() == 24 && offset_of!(FrontendKey, port) == 20);
     assert!(size_of::<AddressKey>() == 20);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Slot>() == 12);
     assert!(size_of::<Backend>() == 20);
     assert!(size_of::<Mapping>() == 48 && offset_of!(Mapping, service) == 36);
-    assert!(size_of::<SockState>() == 128 && offset_of!(SockState, claims) == 120);
+    assert!(size_of::<Connection>() == 64);
+    assert!(size_of::<SockState>() == 120 && offset_of!(SockState, newest) == 96);
     assert!(size_of::<UdpLink>() == 24 && offset_of!(UdpLink, way) == 18);
     assert!(size_of::<UdpKey>() == 32);
     assert!(size_of::<UdpPeer>() == 56 && offset_of!(UdpPeer, older) == 32);
@@ -409,6 +438,7 @@ mod pod {
     }
     pod!(
         Workload,
+        EnrolPlace,
         FrontendKey,
         Frontend,
         AddressKey,
@@ -417,6 +447,7 @@ mod pod {
         Slot,
         Backend,
         Mapping,
+        Connection,
         SockState,
         UdpLink,
         UdpKey,

@@ -62,14 +62,13 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn rewrite<F: Family>(ctx: &SockAddrContext, proto: u8, mapping: Mapping, backend: Endpoint) -> i32 {
-    match peer::state_or_new(ctx) {
-        Some(state) => {
-            state.connected = mapping;
-            if proto != IPPROTO_TCP {
-                udp::name_if_named(ctx, state, backend, peer::vip(&mapping));
-            }
-        }
-        None => count::add(Outcome::NotRemembered),
+    if !peer::remember(ctx, &mapping) {
+        count::add(Outcome::NotRemembered);
+    }
+    if proto != IPPROTO_TCP
+        && let Some(state) = peer::state(ctx)
+    {
+        udp::name_if_named(ctx, state, backend, peer::vip(&mapping));
     }
     F::write(ctx, backend);
     PROCEED
@@ -78,11 +77,11 @@ fn rewrite<F: Family>(ctx: &SockAddrContext, proto: u8, mapping: Mapping, backen
 /// Lets a connect go where it was dialled, and forgets what an earlier connect or datagram of this socket left.
 #[inline(always)]
 fn pass(ctx: &SockAddrContext, to: Endpoint, proto: u8) -> i32 {
-    if let Some(state) = peer::state(ctx) {
-        state.connected = Mapping::EMPTY;
-        if proto != IPPROTO_TCP {
-            udp::name_if_named(ctx, state, to, to);
-        }
+    peer::forget(ctx);
+    if proto != IPPROTO_TCP
+        && let Some(state) = peer::state(ctx)
+    {
+        udp::name_if_named(ctx, state, to, to);
     }
     PROCEED
 }

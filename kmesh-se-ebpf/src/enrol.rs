@@ -4,11 +4,11 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use kmesh_se_common::{
-    limits::LEVEL_END,
-    maps::{Config, WORKLOAD_EXEMPT, Workload},
+    limits::{ENROL_PLACES, LEVEL_END},
+    maps::{Config, ENROL_ASK, WORKLOAD_EXEMPT, Workload},
 };
 
-use crate::maps::{CONFIG, ENROL};
+use crate::maps::{CONFIG, ENROL, ENROL_PLACE};
 
 /// The caller's workload and the agent's configuration; none for a task that is not enrolled.
 #[inline(always)]
@@ -21,14 +21,29 @@ pub(crate) fn caller() -> Option<(&'static Workload, &'static Config)> {
         }
         // SAFETY: any level may be asked for; 0 comes back when the task is not that deep.
         let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(i32::from(level)) };
-        // SAFETY: the agent waits for a grace period before an element is used again.
-        if let Some(workload) = unsafe { ENROL.get(cgroup) } {
+        if let Some(workload) = workload(cgroup) {
             if workload.flags & WORKLOAD_EXEMPT != 0 {
                 break;
             }
-            // SAFETY: as above; the program ends within the grace period.
-            return Some((unsafe { &*core::ptr::from_ref(workload) }, config));
+            return Some((workload, config));
         }
     }
     None
+}
+
+/// The workload of an enrolled cgroup, mostly by one load.
+#[inline(always)]
+fn workload(cgroup: u64) -> Option<&'static Workload> {
+    let place = ENROL_PLACE.get_ptr(cgroup as u32 & (ENROL_PLACES - 1))?;
+    // SAFETY: an array element lives as long as the map. Its workload is written while nobody can be reading it: a grace
+    // period after the cgroup was taken from it.
+    let (holder, workload) = unsafe { ((&raw const (*place).cgroup).read_volatile(), &(*place).workload) };
+    if holder == cgroup {
+        return Some(workload);
+    }
+    if holder != ENROL_ASK {
+        return None;
+    }
+    // SAFETY: the agent waits for a grace period before an element is used again, and the program ends within it.
+    unsafe { ENROL.get(cgroup).map(|workload| &*core::ptr::from_ref(workload)) }
 }

@@ -3,12 +3,12 @@
 //! In: workload, address, port, protocol. Out: a service, or what an address without such a port gets. Never: a backend.
 
 use kmesh_se_common::{
-    addr::from_words,
+    addr::{filter_bit, from_words},
     maps::{AddressKey, FrontendKey, SCOPE_MESH, UNLISTED_REFUSE, WORKLOAD_PRIVATE_VIEW, Workload},
 };
 
 use crate::{
-    maps::{ADDRESS, FRONTEND},
+    maps::{ADDRESS, FILTER, FRONTEND},
     sock::Endpoint,
 };
 
@@ -33,8 +33,21 @@ pub(crate) fn find(workload: &Workload, to: Endpoint, proto: u8) -> Target {
     find_in(SCOPE_MESH, to, proto).unwrap_or(Target::Pass)
 }
 
+/// Whether one of the maps may hold an address; most that are dialled are in none, and end here.
+#[inline(always)]
+fn may_be_known(addr: [u32; 4]) -> bool {
+    let bit = filter_bit(addr);
+    let Some(word) = FILTER.get_ptr(bit / u64::BITS) else { return true };
+    // SAFETY: an array element lives as long as the map; volatile makes it one load.
+    let word = unsafe { word.read_volatile() };
+    word & (1 << (bit % u64::BITS)) != 0
+}
+
 #[inline(always)]
 fn find_in(scope: u32, to: Endpoint, proto: u8) -> Option<Target> {
+    if !may_be_known(to.addr) {
+        return None;
+    }
     let addr = from_words(to.addr);
     let key = FrontendKey { scope, addr, port: to.port, proto, _pad: 0 };
     // SAFETY: the value is read before the program ends; the agent reuses elements only after a grace period.

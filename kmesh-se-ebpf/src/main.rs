@@ -81,6 +81,7 @@ pub fn kmse_peer6(ctx: SockAddrContext) -> i32 {
 /// close(2) of an inet socket.
 #[cgroup_sock(sock_release)]
 pub fn kmse_release(ctx: SockContext) -> i32 {
+    peer::released(&ctx);
     udp::released(&ctx);
     sock::PROCEED
 }

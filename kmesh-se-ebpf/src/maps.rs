@@ -10,12 +10,12 @@ use aya_ebpf::{
 use kmesh_se_common::{
     addr::Addr16,
     limits::{
-        EVENT_BYTES, MAX_ADDRESSES, MAX_BACKENDS, MAX_FRONTENDS, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS,
-        MAX_UDP_PEERS, MAX_WORKLOADS,
+        ENROL_PLACES, EVENT_BYTES, FILTER_BITS, MAX_ADDRESSES, MAX_BACKENDS, MAX_CONNECTIONS, MAX_FRONTENDS,
+        MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, MAX_UDP_PEERS, MAX_WORKLOADS,
     },
     maps::{
-        Address, AddressKey, Backend, Config, EventRate, Frontend, FrontendKey, Outcome, Resolver, Service,
-        ServiceCount, Slot, SockState, UdpKey, UdpPeer, Workload,
+        Address, AddressKey, Backend, Config, Connection, EnrolPlace, EventRate, Frontend, FrontendKey,
+        Outcome, Resolver, Service, ServiceCount, Slot, SockState, UdpKey, UdpPeer, Workload,
     },
 };
 
@@ -24,6 +24,12 @@ const RESOLVERS: usize = MAX_RESOLVERS as usize;
 
 #[btf_map(name = "kmse_enrol")]
 pub(crate) static ENROL: HashMap<u64, Workload, { MAX_WORKLOADS as usize }> = HashMap::new();
+#[btf_map(name = "kmse_enrol_at")]
+pub(crate) static ENROL_PLACE: Array<EnrolPlace, { ENROL_PLACES as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+#[btf_map(name = "kmse_filter")]
+pub(crate) static FILTER: Array<u64, { (FILTER_BITS / u64::BITS) as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 #[btf_map(name = "kmse_frontend")]
 pub(crate) static FRONTEND: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }> = HashMap::new();
 #[btf_map(name = "kmse_address")]
@@ -35,6 +41,11 @@ pub(crate) static SERVICE: Array<Service, { MAX_SERVICES as usize }, { BPF_F_MMA
 pub(crate) static SLOT: Array<Slot, { MAX_SLOTS as usize }> = Array::new();
 #[btf_map(name = "kmse_backend")]
 pub(crate) static BACKEND: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+#[btf_map(name = "kmse_conn")]
+pub(crate) static CONNECTION: Array<Connection, { MAX_CONNECTIONS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+#[btf_map(name = "kmse_conn_use")]
+pub(crate) static CLAIM: Array<u64, { MAX_CONNECTIONS as usize }> = Array::new();
 #[btf_map(name = "kmse_sk")]
 pub(crate) static SK: SkStorage<SockState> = SkStorage::new();
 #[btf_map(name = "kmse_udp")]
@@ -52,6 +63,9 @@ pub(crate) static CONFIG: Array<Config, 1, { BPF_F_MMAPABLE as usize }> = Array:
 #[btf_map(name = "kmse_resolver")]
 pub(crate) static RESOLVER: HashMap<Addr16, Resolver, RESOLVERS> = HashMap::new();
 
+/// Number of places in `kmse_conn`, a power of two, less one; the loader sets it.
+#[unsafe(no_mangle)]
+pub(crate) static KMSE_CONN_MASK: u32 = MAX_CONNECTIONS - 1;
 /// Whether the kernel has `bpf_set_retval` (Linux 5.18); the loader sets it. Elsewhere a refusal is `EPERM`.
 #[unsafe(no_mangle)]
 pub(crate) static KMSE_SET_RETVAL: u8 = 0;

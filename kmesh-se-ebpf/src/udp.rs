@@ -3,10 +3,8 @@
 //! In: datagrams on their way out. Out: the backend that a peer keeps, and the name that an answer gets. Never: an answer
 //! under a name that was not the last one dialled for its sender.
 //!
-//! The first peer lies in the socket's own storage and is never changed, since threads may share a socket. What comes later
-//! is rows of `kmse_udp`, chained so that closing the socket can remove them.
-
-use core::arch::asm;
+//! The first peer lies in the socket's own storage. What comes later is rows of `kmse_udp`, chained so that closing the
+//! socket can remove them.
 
 use aya_ebpf::{
     EbpfContext,
@@ -98,27 +96,14 @@ pub(crate) fn sent(ctx: &SockAddrContext, state: &mut SockState, mapping: &Mappi
 /// Makes `mapping` the first peer, unless there is one.
 #[inline(always)]
 fn claim(state: &mut SockState, mapping: &Mapping) -> bool {
-    if state.claims != 0 {
+    if state.sent.backend_port != 0 {
         return false;
     }
-    let claims = &raw mut state.claims;
-    // Of several threads at most one finds 1 afterwards. An addition without a result is the one atomic operation that
-    // Linux 5.10 has, and that `core` does not offer for this target.
-    // SAFETY: the field is aligned to 8 and lives as long as the socket.
-    let mine = unsafe {
-        asm!("lock *(u64 *)({at} + 0) += {one}", at = in(reg) claims, one = in(reg) 1u64);
-        claims.read_volatile() == 1
-    };
-    if mine {
-        if mapping.service != NO_SERVICE {
-            count::service_connect(mapping.service);
-        }
-        // The port comes last: before it is there, the mapping is empty.
-        state.sent = Mapping { backend_port: 0, ..*mapping };
-        // SAFETY: as above.
-        unsafe { (&raw mut state.sent.backend_port).write_volatile(mapping.backend_port) };
+    if mapping.service != NO_SERVICE {
+        count::service_connect(mapping.service);
     }
-    mine
+    state.sent = *mapping;
+    true
 }
 
 /// Gives answers from `backend` the name `vip`, if they would have another name than their own or this one.
@@ -144,42 +129,44 @@ pub(crate) fn is_send_to_peer(ctx: &SockAddrContext, to: Endpoint) -> bool {
     if !sock::is_v6_socket(ctx) || !sock::is_connected_to(ctx, to) {
         return false;
     }
-    if let Some(state) = peer::state(ctx)
-        && state.connected.backend_port != 0
-    {
-        let vip = peer::vip(&state.connected);
-        name_if_named(ctx, state, to, vip);
-        return true;
+    let Some(connected) = peer::connected(ctx) else { return false };
+    if let Some(state) = peer::state(ctx) {
+        name_if_named(ctx, state, to, peer::vip(connected));
     }
-    false
+    true
 }
 
 /// Lets a datagram go to the address that the client wrote; answers from there are shown as they are.
 #[inline(always)]
 pub(crate) fn passed(ctx: &SockAddrContext, to: Endpoint) {
-    let Some(state) = peer::state(ctx) else { return };
-    if state.connected.backend_port != 0
-        && sock::is_connected_to(ctx, to)
-        && row(ctx, state, to, UDP_BACKEND).is_none()
-    {
-        return name(ctx, state, to, to);
+    // An answer would have the name that was connected to.
+    if sock::is_connected_to(ctx, to) && peer::connected(ctx).is_some() {
+        match peer::state_or_new(ctx) {
+            Some(state) if row(ctx, state, to, UDP_BACKEND).is_none() => name(ctx, state, to, to),
+            Some(state) => name_if_named(ctx, state, to, to),
+            None => count::add(Outcome::NotRemembered),
+        }
+    } else if let Some(state) = peer::state(ctx) {
+        name_if_named(ctx, state, to, to);
     }
-    name_if_named(ctx, state, to, to);
 }
 
 /// The name that the client knows `from` by.
 #[inline(always)]
 pub(crate) fn sender(ctx: &SockAddrContext, from: Endpoint) -> Option<Endpoint> {
-    let state = peer::state(ctx)?;
-    if let Some(row) = row(ctx, state, from, UDP_BACKEND) {
-        return Some(Endpoint { addr: words(&row.addr), port: row.port });
-    }
-    if state.sent.backend_port != 0 && peer::backend(&state.sent) == from {
-        return Some(peer::vip(&state.sent));
+    if let Some(state) = peer::state(ctx) {
+        if let Some(row) = row(ctx, state, from, UDP_BACKEND) {
+            return Some(Endpoint { addr: words(&row.addr), port: row.port });
+        }
+        if state.sent.backend_port != 0 && peer::backend(&state.sent) == from {
+            return Some(peer::vip(&state.sent));
+        }
     }
     // The peer of a connected socket need not be the backend: see `getpeername`.
-    let connected = state.connected.backend_port != 0 && sock::is_connected_to(ctx, from);
-    connected.then(|| peer::vip(&state.connected))
+    if !sock::is_connected_to(ctx, from) {
+        return None;
+    }
+    peer::connected(ctx).map(peer::vip)
 }
 
 /// Whether `first` already gives answers from `backend` the name `vip`.

@@ -103,6 +103,10 @@ pub struct AgentArgs {
     /// Number of different backends.
     #[arg(long, env = "KMESH_SE_MAX_BACKENDS", value_name = "N", default_value_t = l::MAX_BACKENDS, value_parser = capacity())]
     pub max_backends: u32,
+
+    /// Connected sockets that are remembered without an allocation, 64 bytes each; rounded up to a power of two.
+    #[arg(long, env = "KMESH_SE_MAX_CONNECTIONS", value_name = "N", default_value_t = l::MAX_CONNECTIONS, value_parser = capacity())]
+    pub max_connections: u32,
 }
 
 /// Where this node is.
@@ -213,6 +217,7 @@ impl AgentArgs {
             services: self.max_services,
             slots: self.max_slots,
             backends: self.max_backends,
+            connections: self.max_connections.next_power_of_two(),
         }
     }
 

@@ -181,6 +181,7 @@ pub fn load(pins: Pins, capacities: &Capacities) -> Result<(Unattached, LoadedMa
     let mut ebpf = loader
         .override_global("KMSE_SET_RETVAL", &set_retval, true)
         .override_global("KMSE_MPTCP", &mptcp, true)
+        .override_global("KMSE_CONN_MASK", &(capacities.connections - 1), true)
         .map_max_entries(l::MAP_ENROL, capacities.workloads)
         .map_max_entries(l::MAP_FRONTEND, capacities.frontends)
         .map_max_entries(l::MAP_ADDRESS, capacities.addresses)
@@ -188,6 +189,8 @@ pub fn load(pins: Pins, capacities: &Capacities) -> Result<(Unattached, LoadedMa
         .map_max_entries(l::MAP_SERVICE_COUNT, capacities.services)
         .map_max_entries(l::MAP_SLOT, capacities.slots)
         .map_max_entries(l::MAP_BACKEND, capacities.backends)
+        .map_max_entries(l::MAP_CONNECTION, capacities.connections)
+        .map_max_entries(l::MAP_CLAIM, capacities.connections)
         .load(OBJECT)
         .map_err(|e| LoadError::Object { kernel: kernel(), error: chain(&e) })?;
     for name in PROGRAMS {

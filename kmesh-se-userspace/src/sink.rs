@@ -133,6 +133,7 @@ pub struct Capacities {
     pub services: u32,
     pub slots: u32,
     pub backends: u32,
+    pub connections: u32,
 }
 
 impl Default for Capacities {
@@ -145,6 +146,7 @@ impl Default for Capacities {
             services: l::MAX_SERVICES,
             slots: l::MAX_SLOTS,
             backends: l::MAX_BACKENDS,
+            connections: l::MAX_CONNECTIONS,
         }
     }
 }

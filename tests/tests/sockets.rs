@@ -7,6 +7,7 @@ mod sockets {
     mod datagram;
     mod other;
     mod peers;
+    mod places;
     mod stream;
     mod translated;
 }

@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kmesh_se_common::limits::{LAYOUT_VERSION, MAP_SK, MAP_UDP, SOCKET_LAYOUT_VERSION};
+use kmesh_se_common::limits::{
+    LAYOUT_VERSION, MAP_CLAIM, MAP_CONNECTION, MAP_SK, MAP_UDP, SOCKET_LAYOUT_VERSION,
+};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -49,7 +51,7 @@ impl Pins {
         let pins = Self {
             root: root.to_owned(),
             maps: root.join(format!("maps-{LAYOUT_VERSION}-{}", size_tag(capacities))),
-            sockets: root.join(format!("sockets-{SOCKET_LAYOUT_VERSION}")),
+            sockets: root.join(format!("sockets-{SOCKET_LAYOUT_VERSION}-{:x}", capacities.connections)),
             links: root.join("links"),
         };
         for directory in [&pins.maps, &pins.sockets, &pins.links] {
@@ -61,7 +63,8 @@ impl Pins {
     /// Where a map is pinned. Maps that hold state of sockets have a layout version of their own.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
-        let directory = if [MAP_SK, MAP_UDP].contains(&name) { &self.sockets } else { &self.maps };
+        let of_sockets = [MAP_CONNECTION, MAP_CLAIM, MAP_SK, MAP_UDP].contains(&name);
+        let directory = if of_sockets { &self.sockets } else { &self.maps };
         directory.join(name)
     }
 
@@ -114,7 +117,8 @@ impl Pins {
 
 /// A short word that is different for maps of different sizes.
 fn size_tag(capacities: &Capacities) -> String {
-    let Capacities { workloads, frontends, addresses, services, slots, backends } = capacities;
+    let Capacities { workloads, frontends, addresses, services, slots, backends, connections: _ } =
+        capacities;
     [workloads, frontends, addresses, services, slots, backends].map(|n| format!("{n:x}")).join("-")
 }
 

@@ -3,6 +3,7 @@
 //! In: the loaded object's maps. Out: one system call, or one store to mapped memory, for each write; counters read.
 //! Never: an id chosen here.
 
+mod front;
 mod read;
 
 use std::{
@@ -26,6 +27,7 @@ use kmesh_se_common::{
     },
 };
 
+use self::front::{Enrolled, Filter};
 use super::{Capacities, Contents, MapError, Maps};
 use crate::{
     loader::LoadedMaps,
@@ -35,6 +37,8 @@ use crate::{
 /// Writes to the maps of a loaded object.
 pub struct AyaMaps {
     enrol: HashMap<MapData, u64, Workload>,
+    enrolled: Enrolled,
+    filter: Filter,
     frontend: HashMap<MapData, FrontendKey, Frontend>,
     address: HashMap<MapData, AddressKey, maps::Address>,
     service: MappedArray<Service>,
@@ -98,8 +102,15 @@ impl AyaMaps {
         let config = MappedArray::new(loaded.fd(l::MAP_CONFIG)?, 1).map_err(sys(l::MAP_CONFIG, "mmap"))?;
         let service = MappedArray::new(loaded.fd(l::MAP_SERVICE)?, capacities.services)
             .map_err(sys(l::MAP_SERVICE, "mmap"))?;
+        let enrol: HashMap<MapData, u64, Workload> = loaded.take(l::MAP_ENROL)?;
+        let rows = read::all(enrol.iter(), l::MAP_ENROL)?;
+        let enrolled =
+            Enrolled::new(loaded.fd(l::MAP_ENROL_PLACE)?, &rows).map_err(sys(l::MAP_ENROL_PLACE, "mmap"))?;
+        let filter = Filter::new(loaded.fd(l::MAP_FILTER)?).map_err(sys(l::MAP_FILTER, "mmap"))?;
         Ok(Self {
-            enrol: loaded.take(l::MAP_ENROL)?,
+            enrol,
+            enrolled,
+            filter,
             frontend: loaded.take(l::MAP_FRONTEND)?,
             address: loaded.take(l::MAP_ADDRESS)?,
             service,
@@ -278,6 +289,7 @@ impl Maps for AyaMaps {
     }
 
     fn insert_frontend(&mut self, key: FrontendKey, service: u32) -> Result<(), MapError> {
+        self.filter.add(&key.addr).map_err(sys(l::MAP_FILTER, "write"))?;
         let full = self.capacities.frontends;
         self.frontend
             .insert(key, Frontend { service }, 0)
@@ -289,6 +301,7 @@ impl Maps for AyaMaps {
     }
 
     fn insert_address(&mut self, key: AddressKey, address: maps::Address) -> Result<(), MapError> {
+        self.filter.add(&key.addr).map_err(sys(l::MAP_FILTER, "write"))?;
         let full = self.capacities.addresses;
         self.address.insert(key, address, 0).map_err(|e| write_error(e, l::MAP_ADDRESS, full, "addresses"))
     }
@@ -299,11 +312,17 @@ impl Maps for AyaMaps {
 
     fn insert_workload(&mut self, cgroup: u64, workload: Workload) -> Result<(), MapError> {
         let full = self.capacities.workloads;
-        self.enrol.insert(cgroup, workload, 0).map_err(|e| write_error(e, l::MAP_ENROL, full, "workloads"))
+        let error = sys(l::MAP_ENROL_PLACE, "write");
+        self.enrolled.hide(cgroup).map_err(&error)?;
+        self.enrol
+            .insert(cgroup, workload, 0)
+            .map_err(|e| write_error(e, l::MAP_ENROL, full, "workloads"))?;
+        self.enrolled.show(cgroup, workload, || self.grace.wait()).map_err(error)
     }
 
     fn remove_workload(&mut self, cgroup: u64) -> Result<(), MapError> {
-        remove(&mut self.enrol, &cgroup, l::MAP_ENROL)
+        remove(&mut self.enrol, &cgroup, l::MAP_ENROL)?;
+        self.enrolled.removed(cgroup).map_err(sys(l::MAP_ENROL_PLACE, "write"))
     }
 
     fn set_levels(&mut self, levels: [u8; MAX_LEVELS]) -> Result<(), MapError> {

@@ -22,7 +22,15 @@ use crate::{
 const TCP: u8 = 6;
 
 fn roomy() -> Capacities {
-    Capacities { workloads: 16, frontends: 64, addresses: 64, services: 16, slots: 64, backends: 64 }
+    Capacities {
+        workloads: 16,
+        frontends: 64,
+        addresses: 64,
+        services: 16,
+        slots: 64,
+        backends: 64,
+        connections: 1,
+    }
 }
 
 fn in_namespace(name: &str) -> Enrolment {
@@ -113,7 +121,7 @@ proptest! {
 
     #[test]
     fn little_room_is_used_well(states in prop::collection::vec(any_tables(), 1..8)) {
-        let tight = Capacities { workloads: 2, frontends: 4, addresses: 3, services: 3, slots: 5, backends: 4 };
+        let tight = Capacities { workloads: 2, frontends: 4, addresses: 3, services: 3, slots: 5, backends: 4, connections: 1 };
         let mut sink = Sink::new(Recorder::new(tight), tight);
         sink.enrol(1, in_namespace("one")).expect("there is room");
         sink.enrol(2, in_namespace("two")).expect("there is room");

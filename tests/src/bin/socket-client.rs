@@ -58,11 +58,7 @@ fn make(sockets: &mut BTreeMap<i32, Socket>, call: Call) -> io::Result<Answer> {
             // SAFETY: the address lives until the call returns.
             unsafe { submit(entry.build(), by) }?;
         }
-        Call::Disconnect { socket } => {
-            // SAFETY: all zero is an address of the family AF_UNSPEC.
-            let nobody = unsafe { SockAddr::new(SockAddrStorage::zeroed(), 16) };
-            get(socket)?.connect(&nobody)?;
-        }
+        Call::Disconnect { socket } => disconnect(get(socket)?)?,
         Call::Send { socket, to, text, by, fast_open } => {
             send(get(socket)?, to, &text, by, if fast_open { libc::MSG_FASTOPEN } else { 0 })?;
         }
@@ -72,6 +68,7 @@ fn make(sockets: &mut BTreeMap<i32, Socket>, call: Call) -> io::Result<Answer> {
         Call::PeerName { socket } => return address(&get(socket)?.peer_addr()?),
         Call::SockName { socket } => return address(&get(socket)?.local_addr()?),
         Call::Storm { socket, to, rounds } => return storm(get(socket)?, &to, rounds),
+        Call::Swarm { to, threads, rounds } => return swarm(&to, threads, rounds),
         Call::Loop { to, count } => {
             for _ in 0..count {
                 std::net::TcpStream::connect(to)?;
@@ -259,6 +256,43 @@ fn storm(socket: &Socket, to: &[SocketAddr], rounds: usize) -> io::Result<Answer
             if from.as_socket() != wanted {
                 wrong.push(format!("{text} from {:?} instead of {wanted:?}", from.as_socket()));
             }
+        }
+        Ok(Answer::Wrong(wrong))
+    })
+}
+
+fn disconnect(socket: &Socket) -> io::Result<()> {
+    // SAFETY: all zero is an address of the family AF_UNSPEC.
+    socket.connect(&unsafe { SockAddr::new(SockAddrStorage::zeroed(), 16) })
+}
+
+fn swarm(to: &[SocketAddr], threads: usize, rounds: usize) -> io::Result<Answer> {
+    let one = |thread: usize| {
+        let mut wrong = Vec::new();
+        // Two are open at a time, so that one of them is closed while the other lives.
+        let mut before = None;
+        for round in 0..rounds {
+            let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_linger(Some(Duration::ZERO))?;
+            for step in 0..3 {
+                let to = to[(thread + round + step) % to.len()];
+                socket.connect(&to.into())?;
+                let shown = socket.peer_addr()?.as_socket();
+                if shown != Some(to) {
+                    wrong.push(format!("{shown:?} instead of {to}"));
+                }
+                disconnect(&socket)?;
+            }
+            before = Some(socket);
+        }
+        drop(before);
+        io::Result::Ok(wrong)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|number| scope.spawn(move || one(number))).collect();
+        let mut wrong = Vec::new();
+        for thread in threads {
+            wrong.extend(thread.join().map_err(|_| io::Error::other("a thread panicked"))??);
         }
         Ok(Answer::Wrong(wrong))
     })

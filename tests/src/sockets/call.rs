@@ -36,6 +36,9 @@ pub enum Call {
     /// Threads that send through this one datagram socket at the same time, each `rounds` times to an address of its own.
     /// Answers each reply that did not come from the address that its datagram was sent to.
     Storm { socket: i32, to: Vec<SocketAddr>, rounds: usize },
+    /// Each thread opens streams, connects each to several addresses in turn and asks for its peer after each; `rounds`
+    /// streams a thread.
+    Swarm { to: Vec<SocketAddr>, threads: usize, rounds: usize },
     /// Connects and closes a stream `count` times.
     Loop { to: SocketAddr, count: usize },
     /// Connects once to each address, one after the other; answers the backends that were reached.

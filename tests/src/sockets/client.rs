@@ -55,6 +55,17 @@ impl Client {
         }
     }
 
+    /// See [`Call::Swarm`]; answers the peers that were not those dialled.
+    ///
+    /// # Errors
+    /// That of the first call that fails.
+    pub fn swarm(&self, to: &[SocketAddr], threads: usize, rounds: usize) -> io::Result<Vec<String>> {
+        match self.call(&Call::Swarm { to: to.to_vec(), threads, rounds })? {
+            Answer::Wrong(wrong) => Ok(wrong),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The backends that these addresses lead to now.
     ///
     /// # Errors
