@@ -82,7 +82,9 @@ impl<'a> Draft<'a> {
         let is_as_before = before.is_some_and(|before| before.digest == Some(digest));
         let mut known: HashMap<u64, Vec<usize>> = HashMap::new();
         for (place, held) in before.iter().flat_map(|before| before.objects.iter().enumerate()) {
-            held.document.map(|document| known.entry(document).or_default().push(place));
+            if let Some(document) = held.document {
+                known.entry(document).or_default().push(place);
+            }
         }
         let documents = if is_as_before { Vec::new() } else { documents(bytes) };
         let parts = documents.into_iter().map(|document| {
