@@ -189,7 +189,7 @@ fn a_flow_stays_with_its_backend_while_that_is_listed_and_late_answers_keep_thei
         own = answer.0.split(' ').nth(1).expect("the client's address").to_owned();
     }
     let backends = |count: usize| {
-        tests::poll::until("the change of backends", std::time::Duration::from_secs(5), || {
+        tests::poll::until("the change of backends", std::time::Duration::from_secs(20), || {
             let services = arena.agent.json("services").ok()?;
             let rows = services["services"].as_array()?;
             let row = rows.iter().find(|row| row["host"] == "moving.test" && row["port"] == UDP)?;
@@ -276,16 +276,18 @@ fn send_of_a_v6_socket_with_a_v4_peer_is_not_taken_for_sendto() -> anyhow::Resul
     let arena = arena()?;
     let client = arena.client(true)?;
     let [a, b] = [mapped(udp(&arena, "a")?[0]), mapped(udp(&arena, "b")?[0])];
-    // The backend of this one is an address and port that are listed too, and lead elsewhere.
-    let text = service(
-        "chain",
-        &[(BACKEND_2, 1)],
-        json!({ "ports": [{ "name": "udp", "number": UDP, "protocol": "UDP", "targetPort": UDP }] }),
-    );
+    // The backend of its first port is its own address at its second port, which leads elsewhere.
+    let own = IpAddr::from([10, 245, 255, 20]);
+    let ports = json!([
+        { "name": "first", "number": UDP, "protocol": "UDP", "targetPort": UDP + 1 },
+        { "name": "second", "number": UDP + 1, "protocol": "UDP", "targetPort": SERVER },
+    ]);
+    let text = service("chain", &[(own, 1)], json!({ "addresses": [own], "ports": ports }));
+    servers::datagram(&arena.backend, (own, UDP + 1).into())?;
     arena.write("chain.yaml", &text, &["chain.test"])?;
-    let chain = mapped(udp(&arena, "chain")?[0]);
+    let chain = mapped((own, UDP).into());
     let others = [b, mapped(server(BACKEND))];
-    for (to, backend, others) in [(a, server(BACKEND), &others[..]), (chain, (BACKEND_2, UDP).into(), &[])] {
+    for (to, backend, others) in [(a, server(BACKEND), &others[..]), (chain, (own, UDP + 1).into(), &[])] {
         let socket = client.datagram(AF_INET6)?;
         socket.connect(to)?;
         for other in others.iter().copied().map(Some).chain([None]) {
