@@ -144,16 +144,24 @@ fn check(result: isize) -> io::Result<usize> {
 
 /// Has a ring do one thing; again, if a busy machine had its worker interrupted, as for any system call.
 ///
+/// In a thread of its own: a ring that goes interrupts whatever its thread waits for, and a call with a time limit is not
+/// begun again by the kernel.
+///
 /// # Safety
 /// What the entry points to lives until this returns.
 unsafe fn submit(entry: squeue::Entry, by: By) -> io::Result<usize> {
-    loop {
-        // SAFETY: the caller's promise.
-        match unsafe { submit_once(entry.clone(), by) } {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return done,
-        }
-    }
+    std::thread::scope(|scope| {
+        let ring = scope.spawn(|| {
+            loop {
+                // SAFETY: the caller's promise.
+                match unsafe { submit_once(entry.clone(), by) } {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    done => return done,
+                }
+            }
+        });
+        ring.join().unwrap_or_else(|_| Err(io::Error::other("the ring's thread panicked")))
+    })
 }
 
 /// # Safety
