@@ -3,7 +3,7 @@
 //! In: nothing. Out: constants. Never: a value that depends on the machine.
 
 /// Version of the layout of every map but the per-socket ones; a change of any type in [`crate::maps`] raises it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Version of the layout of the maps that hold state of sockets: `kmse_conn`, `kmse_sk` and `kmse_udp`.
 pub const SOCKET_LAYOUT_VERSION: u32 = 2;
@@ -84,5 +84,7 @@ pub const EVENTS_PER_SECOND: u32 = 100;
 pub const MAX_LEVELS: usize = 8;
 /// Ends the list in [`crate::maps::Config::levels`].
 pub const LEVEL_END: u8 = u8::MAX;
+/// The port of the discard service, host order: where a connect goes that only asks whether an address is reachable.
+pub const DISCARD_PORT: u16 = 9;
 /// The port of DNS, host order.
 pub const DNS_PORT: u16 = 53;

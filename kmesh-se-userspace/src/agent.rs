@@ -10,6 +10,7 @@ mod handover;
 mod inventory;
 mod place;
 mod query;
+mod routes;
 mod saving;
 mod trace;
 
@@ -51,6 +52,7 @@ use crate::{
     model::{HostName, Namespace},
     reconcile::Reconciler,
     resolve::{self, ResolveConfig, Resolver},
+    routes::{self as vip_routes, RouteError},
     sink::{
         Enrolment, Sink,
         aya::{AyaMaps, Heartbeat},
@@ -135,6 +137,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         tracers,
         resolvers,
         commands: CommandCgroups::new(),
+        route_errors: Vec::new(),
         args,
     };
     agent.enrol_again(&cgroups).await?;
@@ -180,7 +183,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     shutdown.cancel();
     while tasks.join_next().await.is_some() {}
     if removes {
-        agent.remove_all()?;
+        agent.remove_all().await?;
     }
     result
 }
@@ -312,6 +315,8 @@ struct Agent {
     state: StateDir,
     refusals: Refusals,
     tracers: Tracers,
+    /// Why routes are not as they should be.
+    route_errors: Vec<RouteError>,
 }
 
 impl Agent {
@@ -334,7 +339,7 @@ impl Agent {
                 tracing::warn!("the source is slow: starting with what it has told so far");
             }
             self.reconcile();
-            self.attach()?;
+            self.attach().await?;
         }
 
         let mut upkeep = interval(UPKEEP);
@@ -395,20 +400,24 @@ impl Agent {
         self.reconciler.commit(step);
     }
 
-    fn attach(&mut self) -> anyhow::Result<()> {
+    async fn attach(&mut self) -> anyhow::Result<()> {
         if let Programs::Loaded(programs) = std::mem::replace(&mut self.programs, Programs::Gone) {
             let loaded = programs.attach(&self.attach.cgroup)?;
             tracing::info!(cgroup = %loaded.cgroup.display(), programs = loaded.programs.len(), "attached");
             self.programs = Programs::Attached(loaded);
+            self.set_routes().await;
         }
         Ok(())
     }
 
     /// Takes everything out of the kernel again. From here on everything is dialled as if the agent had never been.
-    fn remove_all(&self) -> anyhow::Result<()> {
+    async fn remove_all(&self) -> anyhow::Result<()> {
         let pins = &self.args.pin;
         loader::remove_pins(pins)
             .with_context(|| format!("cannot remove the pins below {}", pins.display()))?;
+        for error in vip_routes::set(&[]).await {
+            tracing::warn!(%error, "a route stays");
+        }
         enrol::remove_command_cgroups(&self.attach.cgroup.path);
         if self.attach.is_ours
             && let Err(error) = self.attach.cgroup.remove()

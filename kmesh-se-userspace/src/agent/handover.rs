@@ -267,7 +267,7 @@ impl Agent {
         if known.await.is_err() {
             tracing::warn!("resolvers are slow: serving the names that are known so far");
         }
-        self.attach()?;
+        self.attach().await?;
         self.dns.begin();
         // If the other one has died meanwhile, it reads from the sockets no more.
         drop(taken.stream.write_all(&[SERVED]).await);

@@ -14,8 +14,8 @@ use crate::{
     model::{Issue, Namespace, Transport},
     status::{
         BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus,
-        ObjectStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, ServiceStatus,
-        Services, SourceStatus, Status,
+        ObjectStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, RouteStatus,
+        ServiceStatus, Services, SourceStatus, Status,
     },
 };
 
@@ -23,7 +23,10 @@ impl Agent {
     pub(super) async fn answer(&mut self, query: Query) {
         // Whoever asked may be gone; then nobody waits for the answer.
         match query {
-            Query::Status(reply) => drop(reply.send(self.status())),
+            Query::Status(reply) => {
+                let routes = self.routes_status().await;
+                drop(reply.send(self.status(routes)));
+            }
             Query::Services(reply) => drop(reply.send(self.services())),
             Query::Backends(reply) => drop(reply.send(self.backends())),
             Query::Names(reply) => drop(reply.send(self.names())),
@@ -63,7 +66,7 @@ impl Agent {
         }
     }
 
-    fn status(&self) -> Status {
+    fn status(&self, routes: Vec<RouteStatus>) -> Status {
         let report = self.reconciler.report();
         let dns = self.dns_status();
         let programs = self.programs_status();
@@ -97,6 +100,7 @@ impl Agent {
             revision: report.revision,
             source: self.source_status(),
             programs,
+            routes,
             workloads: self.reconciler.sink().workloads().count(),
             maps: self.map_status(),
             failures,
