@@ -11,7 +11,7 @@ use crate::{
     admin::Query,
     desired::{Backend, Frontend, ServiceKey},
     enrol::Cgroup,
-    model::{Issue, Namespace, Transport},
+    model::{Issue, Namespace, Transport, is_namespace},
     status::{
         BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus,
         ObjectStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, RouteStatus,
@@ -48,7 +48,11 @@ impl Agent {
     }
 
     async fn enrol_command(&mut self, namespace: &Namespace) -> anyhow::Result<ExecAnswer> {
-        let cgroup = self.commands.create(&self.attach.cgroup.path)?;
+        anyhow::ensure!(
+            is_namespace(namespace.as_str()),
+            "`{namespace}` is not a name of a namespace: at most 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
+        );
+        let cgroup = self.commands.create(&self.attach.cgroup.path, namespace)?;
         if let Err(error) = self.enrol(&cgroup, namespace).await {
             drop(cgroup.remove());
             return Err(error);
