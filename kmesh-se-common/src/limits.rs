@@ -103,5 +103,7 @@ pub const EVENTS_PER_SECOND: u32 = 100;
 pub const MAX_LEVELS: usize = 8;
 /// Ends the list in [`crate::maps::Config::levels`].
 pub const LEVEL_END: u8 = u8::MAX;
+/// The port of the discard service, host order: where a connect goes that only asks whether an address is reachable.
+pub const DISCARD_PORT: u16 = 9;
 /// The port of DNS, host order.
 pub const DNS_PORT: u16 = 53;

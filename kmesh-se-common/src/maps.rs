@@ -85,6 +85,9 @@ pub struct AddressKey {
 pub struct Address {
     /// What a port without a frontend gets: [`UNLISTED_PASS`] or [`UNLISTED_REFUSE`].
     pub unlisted: u32,
+    /// A service of this address, index into `kmse_service`: a datagram socket that is connected to an unlisted port, by
+    /// which resolver libraries sort addresses, is led to one of its backends. [`NO_SERVICE`] with [`UNLISTED_PASS`].
+    pub sorts_by: u32,
 }
 
 /// The address may be real: the connection passes unchanged.
@@ -164,13 +167,13 @@ pub struct Mapping {
     pub vip_port: u16,
     /// Port that it was replaced by, host order; 0: this mapping is empty.
     pub backend_port: u16,
-    /// Index into `kmse_service`, or [`NO_SERVICE`] for a captured DNS query.
+    /// Index into `kmse_service`, or [`NO_SERVICE`].
     pub service: u32,
     /// The service's slots when the backend was picked; a datagram socket keeps its pick while they are the same.
     pub slots: Service,
 }
 
-/// [`Mapping::service`] of a captured DNS query.
+/// [`Mapping::service`] of a captured DNS query, and of a connect that only sorts addresses.
 pub const NO_SERVICE: u32 = u32::MAX;
 
 impl Mapping {
@@ -411,6 +414,7 @@ const _: () = {
     assert!(size_of::<EnrolPlace>() == 32 && offset_of!(EnrolPlace, workload) == 8);
     assert!(size_of::<FrontendKey>() == 24 && offset_of!(FrontendKey, port) == 20);
     assert!(size_of::<AddressKey>() == 20);
+    assert!(size_of::<Address>() == 8);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Slot>() == 12);
     assert!(size_of::<Backend>() == 20);

@@ -4,7 +4,11 @@
 //! rewrite.
 
 use aya_ebpf::programs::SockAddrContext;
-use kmesh_se_common::maps::{Mapping, NO_SERVICE, Outcome, Service};
+use kmesh_se_common::{
+    addr::is_v4_mapped,
+    limits::DISCARD_PORT,
+    maps::{Mapping, NO_SERVICE, Outcome, Service},
+};
 
 use crate::{
     count, dns, enrol,
@@ -37,12 +41,12 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     let service = match target {
         Target::Service(service) => service,
-        // Resolver libraries connect a datagram socket to each address only to sort them: not a refusal.
-        Target::Refuse if proto == IPPROTO_TCP => {
+        Target::Refuse(_) if proto == IPPROTO_TCP => {
             count::refused(Outcome::PortNotListed, workload, to, proto);
             return sock::refuse(ECONNREFUSED);
         }
-        Target::Refuse | Target::Pass => return pass(ctx, to, proto),
+        Target::Refuse(service) => return sort::<F>(ctx, to, proto, service),
+        Target::Pass => return pass(ctx, to, proto),
     };
     let slots = pick::slots(service);
     let outcome = match pick::backend(slots, to) {
@@ -58,6 +62,20 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     count::service_refused(service);
     count::refused(outcome, workload, to, proto);
     sock::refuse(EHOSTUNREACH)
+}
+
+/// Resolver libraries connect a datagram socket to each address of a host, and prefer those for which that works: it must
+/// work where a connection would, over the family that was dialled. So the socket is led to a backend of this family, to a
+/// port where nobody listens. Neither that nor a refusal is counted: nobody wanted to talk.
+#[inline(always)]
+fn sort<F: Family>(ctx: &SockAddrContext, to: Endpoint, proto: u8, service: u32) -> i32 {
+    match pick::backend(pick::slots(service), to) {
+        Some(backend) if is_v4_mapped(&backend.addr) == is_v4_mapped(&to.addr) => {
+            let backend = Endpoint { port: DISCARD_PORT, ..backend };
+            rewrite::<F>(ctx, proto, peer::mapping(to, backend, NO_SERVICE, Service::EMPTY), backend)
+        }
+        _ => sock::refuse(EHOSTUNREACH),
+    }
 }
 
 #[inline(always)]

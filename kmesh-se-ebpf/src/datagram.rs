@@ -42,7 +42,7 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     let service = match lookup::find(workload, to, IPPROTO_UDP) {
         Target::Service(service) => service,
-        Target::Refuse => {
+        Target::Refuse(_) => {
             count::refused(Outcome::PortNotListed, workload, to, IPPROTO_UDP);
             return sock::refuse(ECONNREFUSED);
         }

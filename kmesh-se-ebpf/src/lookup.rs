@@ -16,8 +16,8 @@ use crate::{
 pub(crate) enum Target {
     /// A frontend: index of its service.
     Service(u32),
-    /// One of our addresses, without that port, and ours alone.
-    Refuse,
+    /// One of our addresses, without that port, and ours alone; and a service by which to sort it.
+    Refuse(u32),
     /// Not ours.
     Pass,
 }
@@ -56,5 +56,5 @@ fn find_in(scope: u32, to: Endpoint, proto: u8) -> Option<Target> {
     }
     // SAFETY: as above.
     let address = unsafe { ADDRESS.get(AddressKey { scope, addr }) }?;
-    Some(if address.unlisted == UNLISTED_REFUSE { Target::Refuse } else { Target::Pass })
+    Some(if address.unlisted == UNLISTED_REFUSE { Target::Refuse(address.sorts_by) } else { Target::Pass })
 }

@@ -4,12 +4,14 @@
 
 mod commands;
 mod dump;
+mod enrolling;
 mod events;
 mod explain;
 mod handover;
 mod inventory;
 mod place;
 mod query;
+mod routes;
 mod saving;
 mod trace;
 
@@ -44,15 +46,15 @@ use self::{
 use crate::{
     admin::{AdminSocket, Door, Query},
     config::{AgentArgs, Source},
-    desired::Scope,
     dns::{DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
-    enrol::{self, Cgroup},
+    enrol,
     loader::{self, Loaded, Pins, Unattached},
     model::{HostName, Namespace},
     reconcile::Reconciler,
     resolve::{self, ResolveConfig, Resolver},
+    routes::{self as vip_routes, RouteError},
     sink::{
-        Enrolment, Sink,
+        Sink,
         aya::{AyaMaps, Heartbeat},
     },
     source::{self, Event},
@@ -96,6 +98,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let attach = AttachCgroup::open(&args, taken.as_ref())?;
     let _unused = Unused::new(&args, &attach);
     let pins = Pins::open(&args.pin, &args.capacities())?;
+    let replaces_others = pins.are_new() && Pins::has_links(&args.pin);
     for missing in loader::missing_features() {
         let (feature, (major, minor)) = (missing.name, missing.since);
         let since = format!("{major}.{minor}");
@@ -124,6 +127,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         dns_ports,
         door,
         listeners: [admin.listener()?, handover.listener()?],
+        replaces_others,
         taken,
         programs: Programs::Loaded(programs),
         attach,
@@ -135,6 +139,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         tracers,
         resolvers,
         commands: CommandCgroups::new(),
+        route_errors: Vec::new(),
         args,
     };
     agent.enrol_again(&cgroups).await?;
@@ -180,7 +185,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     shutdown.cancel();
     while tasks.join_next().await.is_some() {}
     if removes {
-        agent.remove_all()?;
+        agent.remove_all().await?;
     }
     result
 }
@@ -300,6 +305,8 @@ struct Agent {
     /// The admin socket and the one beside it, for the agent that takes over.
     listeners: [StdUnixListener; 2],
     door: Door,
+    /// Programs of an earlier agent are at work on maps of another layout or size.
+    replaces_others: bool,
     /// The agent that this one is to take over from, until it has.
     taken: Option<Taken>,
     programs: Programs,
@@ -312,6 +319,8 @@ struct Agent {
     state: StateDir,
     refusals: Refusals,
     tracers: Tracers,
+    /// Why routes are not as they should be.
+    route_errors: Vec<RouteError>,
 }
 
 impl Agent {
@@ -334,7 +343,10 @@ impl Agent {
                 tracing::warn!("the source is slow: starting with what it has told so far");
             }
             self.reconcile();
-            self.attach()?;
+            if self.replaces_others {
+                self.until_resolved(&mut inputs).await;
+            }
+            self.attach().await?;
         }
 
         let mut upkeep = interval(UPKEEP);
@@ -368,6 +380,22 @@ impl Agent {
         }
     }
 
+    /// Waits until every name was answered once, so that programs on new maps know backends of all services.
+    async fn until_resolved(&mut self, inputs: &mut Inputs) {
+        let known = timeout(SYNC_PATIENCE, async {
+            while !self.reconciler.is_resolved() {
+                match inputs.updates.recv().await {
+                    Some(update) => self.resolved(update),
+                    None => return,
+                }
+                self.reconcile();
+            }
+        });
+        if known.await.is_err() {
+            tracing::warn!("resolvers are slow: serving the names that are known so far");
+        }
+    }
+
     fn resolved(&mut self, update: resolve::Update) {
         self.saving.answered(&update);
         self.reconciler.resolved(update.name, update.addresses);
@@ -395,92 +423,30 @@ impl Agent {
         self.reconciler.commit(step);
     }
 
-    fn attach(&mut self) -> anyhow::Result<()> {
+    async fn attach(&mut self) -> anyhow::Result<()> {
         if let Programs::Loaded(programs) = std::mem::replace(&mut self.programs, Programs::Gone) {
             let loaded = programs.attach(&self.attach.cgroup)?;
             tracing::info!(cgroup = %loaded.cgroup.display(), programs = loaded.programs.len(), "attached");
             self.programs = Programs::Attached(loaded);
+            self.set_routes().await;
         }
         Ok(())
     }
 
     /// Takes everything out of the kernel again. From here on everything is dialled as if the agent had never been.
-    fn remove_all(&self) -> anyhow::Result<()> {
+    async fn remove_all(&self) -> anyhow::Result<()> {
         let pins = &self.args.pin;
         loader::remove_pins(pins)
             .with_context(|| format!("cannot remove the pins below {}", pins.display()))?;
+        for error in vip_routes::set(&[]).await {
+            tracing::warn!(%error, "a route stays");
+        }
         enrol::remove_command_cgroups(&self.attach.cgroup.path);
         if self.attach.is_ours
             && let Err(error) = self.attach.cgroup.remove()
         {
             tracing::warn!(%error, "the cgroup stays: processes still live in it");
         }
-        Ok(())
-    }
-
-    /// Goes on with the commands that an earlier agent enrolled; what else it enrolled is for the flags to say again.
-    async fn enrol_again(&mut self, cgroups: &BTreeMap<u64, Cgroup>) -> anyhow::Result<()> {
-        let enrolled: Vec<_> = self
-            .reconciler
-            .sink()
-            .workloads()
-            .map(|(id, enrolment)| (id, enrolment.namespace.clone()))
-            .collect();
-        let configured: Vec<_> =
-            self.args.enrol.iter().filter_map(|arg| Cgroup::open(&arg.cgroup).ok()).collect();
-        for (id, namespace) in enrolled {
-            match (cgroups.get(&id), namespace) {
-                (Some(cgroup), Some(namespace)) if cgroup.is_for_command() => {
-                    self.enrol(cgroup, &namespace).await?;
-                    self.commands.watch(cgroup.clone());
-                }
-                _ if configured.iter().any(|cgroup| cgroup.id == id) => {}
-                _ => self.reconciler.sink_mut().unenrol(id)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Enrols the cgroups of the flags, and exempts the agent's own if one of them contains it.
-    async fn enrol_configured(&mut self) -> anyhow::Result<()> {
-        let own = Cgroup::own()?;
-        for arg in self.args.enrol.clone() {
-            let cgroup = Cgroup::open(&arg.cgroup)?;
-            anyhow::ensure!(
-                cgroup.id != own.id,
-                "the agent itself runs in the cgroup {} that it is to enrol: start it from another cgroup",
-                cgroup.path.display()
-            );
-            if own.path.starts_with(&cgroup.path) {
-                let exempt = Enrolment { level: own.level, namespace: None, dns_port: 0 };
-                self.reconciler.sink_mut().enrol(own.id, exempt)?;
-            }
-            self.enrol(&cgroup, &arg.namespace).await?;
-        }
-        Ok(())
-    }
-
-    /// Enrols a cgroup for a namespace, whose DNS listeners are opened with its first client.
-    async fn enrol(&mut self, cgroup: &Cgroup, namespace: &Namespace) -> anyhow::Result<()> {
-        let dns_port = match self.dns_ports.get(namespace) {
-            Some(port) => *port,
-            None => {
-                let port = self.dns.listen(namespace.clone())?;
-                self.dns_ports.insert(namespace.clone(), port);
-                self.reconciler
-                    .sink_mut()
-                    .maps_mut()
-                    .set_dns_ports(self.listen.port(), self.dns.last_port())?;
-                port
-            }
-        };
-        let scope = Scope::Namespace(namespace.clone());
-        if self.reconciler.sink_mut().reserve_scopes(std::iter::once(&scope)) {
-            self.save_ids();
-        }
-        let enrolment = Enrolment { level: cgroup.level, namespace: Some(namespace.clone()), dns_port };
-        self.reconciler.sink_mut().enrol(cgroup.id, enrolment)?;
-        tracing::info!(cgroup = %cgroup.path.display(), namespace = %namespace, "enrolled");
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::admin::{self, AdminClient, AdminError};
+use crate::admin::{self, AdminClient};
 
 pub use self::{
     output::{Format, Mood, Output, Paint, Text, visible},
@@ -158,8 +158,11 @@ fn seconds(age_secs: Option<u64>) -> String {
     age_secs.map(|secs| format!("{secs} s")).unwrap_or_default()
 }
 
-/// Asks the agent.
-fn block_on<T>(answer: impl Future<Output = Result<T, AdminError>>) -> anyhow::Result<T> {
+/// Waits for an answer, of the agent or the kernel.
+fn block_on<T, E>(answer: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    anyhow::Error: From<E>,
+{
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(answer)?)
 }

@@ -76,6 +76,11 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_VIP_V6", value_name = "CIDR", default_value = "2001:2::/48")]
     pub vip_v6: Ipv6Net,
 
+    /// Whether both ranges get an `unreachable` route in this network namespace, so that what the programs do not handle
+    /// (MPTCP, a client that is not enrolled and remembers a virtual address) fails at once instead of waiting.
+    #[arg(long, env = "KMESH_SE_VIP_ROUTES", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
+    pub vip_routes: bool,
+
     /// Where the node is: nearer backends are preferred.
     #[command(flatten)]
     pub place: PlaceArgs,

@@ -23,7 +23,7 @@ pub use claims::Desired;
 pub use conditions::Condition;
 pub use names::{NameEntry, NameView};
 pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
-pub use tables::{Address, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
+pub use tables::{Address, AddressRule, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 pub use winner::service_that_wins;
 

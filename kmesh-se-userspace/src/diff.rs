@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::desired::{Address, Backend, Frontend, ServiceKey, Tables, Unlisted};
+use crate::desired::{Address, AddressRule, Backend, Frontend, ServiceKey, Tables};
 
 /// One change to the maps, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,7 +20,7 @@ pub enum MapOp {
     /// Removes a frontend.
     RemoveFrontend(Frontend),
     /// Makes an address known.
-    SetAddress(Address, Unlisted),
+    SetAddress(Address, AddressRule),
     /// Forgets an address.
     RemoveAddress(Address),
 }
@@ -36,7 +36,7 @@ pub fn diff(actual: &Tables, desired: &Tables) -> Vec<MapOp> {
     let frontends = changed(&actual.frontends, &desired.frontends);
     ops.extend(frontends.map(|(frontend, key)| MapOp::SetFrontend(frontend.clone(), key.clone())));
     let addresses = changed(&actual.addresses, &desired.addresses);
-    ops.extend(addresses.map(|(address, unlisted)| MapOp::SetAddress(address.clone(), *unlisted)));
+    ops.extend(addresses.map(|(address, rule)| MapOp::SetAddress(address.clone(), rule.clone())));
     ops.extend(gone(&actual.addresses, &desired.addresses).cloned().map(MapOp::RemoveAddress));
     ops.extend(gone(&actual.frontends, &desired.frontends).cloned().map(MapOp::RemoveFrontend));
     ops.extend(gone(&actual.services, &desired.services).cloned().map(MapOp::RemoveService));
@@ -64,7 +64,7 @@ impl Tables {
             MapOp::RemoveService(key) => drop(self.services.remove(&key)),
             MapOp::SetFrontend(frontend, key) => drop(self.frontends.insert(frontend, key)),
             MapOp::RemoveFrontend(frontend) => drop(self.frontends.remove(&frontend)),
-            MapOp::SetAddress(address, unlisted) => drop(self.addresses.insert(address, unlisted)),
+            MapOp::SetAddress(address, rule) => drop(self.addresses.insert(address, rule)),
             MapOp::RemoveAddress(address) => drop(self.addresses.remove(&address)),
         }
     }

@@ -10,6 +10,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use crate::model::{Namespace, is_namespace};
+
 /// A cgroup by its path in the cgroup2 file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cgroup {
@@ -132,10 +134,12 @@ impl Cgroup {
         found
     }
 
-    /// Whether this is the cgroup of a command; see [`create_for_command`].
+    /// The namespace of the command that this cgroup was made for; see [`create_for_command`].
     #[must_use]
-    pub fn is_for_command(&self) -> bool {
-        self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(COMMAND_PREFIX))
+    pub fn command_namespace(&self) -> Option<Namespace> {
+        let name = self.path.file_name()?.to_str()?.strip_prefix(COMMAND_PREFIX)?;
+        let (namespace, _) = name.rsplit_once('-')?.0.rsplit_once('-')?;
+        is_namespace(namespace).then(|| Namespace::new(namespace))
     }
 
     /// The cgroup itself and those above it, the deepest first; without what is gone meanwhile.
@@ -188,14 +192,14 @@ pub fn paths_of(ids: &BTreeSet<u64>) -> BTreeMap<u64, PathBuf> {
 /// Prefix of the names of the cgroups that [`create_for_command`] makes.
 const COMMAND_PREFIX: &str = "kmse-exec-";
 
-/// A new cgroup below `parent` for one command.
+/// A new cgroup below `parent` for one command of `namespace`, which its name tells to whatever agent comes after.
 ///
 /// # Errors
 /// [`CgroupError`].
-pub fn create_for_command(parent: &Path) -> Result<Cgroup, CgroupError> {
+pub fn create_for_command(parent: &Path, namespace: &Namespace) -> Result<Cgroup, CgroupError> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = parent.join(format!("{COMMAND_PREFIX}{}-{number}", std::process::id()));
+    let path = parent.join(format!("{COMMAND_PREFIX}{namespace}-{}-{number}", std::process::id()));
     Cgroup::open_or_create(&path).map(|(cgroup, _)| cgroup)
 }
 
@@ -213,4 +217,25 @@ pub fn remove_command_cgroups(parent: &Path) -> usize {
         .filter(is_for_command)
         .filter(|c| fs::remove_dir(c.path()).is_ok())
         .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_commands_cgroup_tells_its_namespace() {
+        for (name, namespace) in [
+            ("kmse-exec-default-12-1", Some("default")),
+            ("kmse-exec-my-shop-12-34", Some("my-shop")),
+            ("kmse-exec-1-2-3", Some("1")),
+            ("kmse-exec-12-1", None),
+            ("kmse-exec-A-12-1", None),
+            ("pods", None),
+        ] {
+            let cgroup = Cgroup { path: Path::new("/sys/fs/cgroup/kmesh-se").join(name), id: 1, level: 2 };
+            let found = cgroup.command_namespace();
+            assert_eq!(found.as_ref().map(Namespace::as_str), namespace, "{name}");
+        }
+    }
 }

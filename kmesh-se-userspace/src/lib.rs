@@ -4,7 +4,7 @@
 //! [`source`] raw input -> events, [`model`] meaning, [`resolve`] names -> addresses with expiry, [`desired`] what the
 //! maps and the DNS server should hold, [`diff`] what to change, [`sink`] the only writer of maps, [`dns`] answers to
 //! the clients' queries. [`reconcile`] joins them, [`agent`] runs them; [`loader`] has the BPF programs, [`enrol`] the
-//! cgroups, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`cli`] and
+//! cgroups, [`routes`] what refuses the rest, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`cli`] and
 //! [`config`] the command line.
 
 pub mod admin;
@@ -21,6 +21,7 @@ pub mod model;
 mod poll;
 pub mod reconcile;
 pub mod resolve;
+pub mod routes;
 pub mod sink;
 pub mod source;
 pub mod state;

@@ -23,7 +23,7 @@ use std::{
 use kmesh_se_common::{
     addr,
     limits::MAX_LEVELS,
-    maps::{self, AddressKey, FrontendKey, Service, UNLISTED_PASS, UNLISTED_REFUSE, Workload},
+    maps::{self, AddressKey, FrontendKey, NO_SERVICE, Service, UNLISTED_PASS, UNLISTED_REFUSE, Workload},
 };
 
 pub use self::restore::Contents;
@@ -33,7 +33,7 @@ use self::{
     services::{BackendId, ServiceIds},
 };
 use crate::{
-    desired::{Address, Frontend, Scope, ServiceKey, Tables, Unlisted},
+    desired::{Address, AddressRule, Frontend, Scope, ServiceKey, Tables, Unlisted},
     diff::MapOp,
     model::{Namespace, Transport},
 };
@@ -94,11 +94,11 @@ pub enum MapError {
         /// The kernel's answer.
         error: String,
     },
-    /// The service that a frontend needs is not there, because it could not be written.
-    #[error("the service of this frontend could not be written; its own error says why")]
+    /// The service that a frontend or address needs is not there, because it could not be written.
+    #[error("the service of this address could not be written; its own error says why")]
     NoService,
-    /// A frontend that could not be changed still leads to the service.
-    #[error("a frontend that could not be changed still leads to this service; its own error says why")]
+    /// A frontend or address that could not be changed still leads to the service.
+    #[error("an address that could not be changed still leads to this service; its own error says why")]
     StillUsed,
     /// A service has more backends than its run of slots can have.
     #[error("a service has more than {} backends of one family; list fewer", u16::MAX)]
@@ -305,7 +305,7 @@ impl<M: Maps> Sink<M> {
                 MapOp::RemoveService(key) => self.remove_service(key),
                 MapOp::SetFrontend(frontend, key) => self.set_frontend(frontend, key),
                 MapOp::RemoveFrontend(frontend) => self.remove_frontend(frontend),
-                MapOp::SetAddress(address, unlisted) => self.set_address(address, *unlisted),
+                MapOp::SetAddress(address, rule) => self.set_address(address, rule),
                 MapOp::RemoveAddress(address) => self.remove_address(address),
             };
             match done {
@@ -371,10 +371,8 @@ impl<M: Maps> Sink<M> {
         let previous = self.actual.frontends.get(frontend).cloned();
         let key = self.frontend_key(frontend);
         self.insert_row(&frontend.scope, previous.is_none(), |maps| maps.insert_frontend(key, id))?;
-        self.count_frontend(service, 1);
-        if let Some(previous) = previous {
-            self.count_frontend(&previous, -1);
-        }
+        self.count_use(Some(service), 1);
+        self.count_use(previous.as_ref(), -1);
         Ok(())
     }
 
@@ -383,27 +381,34 @@ impl<M: Maps> Sink<M> {
         let key = self.frontend_key(frontend);
         self.maps.remove_frontend(key)?;
         self.row_removed(&frontend.scope);
-        self.count_frontend(&service, -1);
+        self.count_use(Some(&service), -1);
         Ok(())
     }
 
-    fn set_address(&mut self, address: &Address, unlisted: Unlisted) -> Result<(), MapError> {
-        let is_new = !self.actual.addresses.contains_key(address);
+    fn set_address(&mut self, address: &Address, rule: &AddressRule) -> Result<(), MapError> {
+        let sorts_by = match &rule.sorts_by {
+            Some(service) => self.service_id(service).ok_or(MapError::NoService)?,
+            None => NO_SERVICE,
+        };
+        let previous = self.actual.addresses.get(address).cloned();
         let key = AddressKey { scope: self.scope_id(&address.scope), addr: addr::from_ip(address.address) };
-        let unlisted = match unlisted {
+        let unlisted = match rule.unlisted {
             Unlisted::Pass => UNLISTED_PASS,
             Unlisted::Refuse => UNLISTED_REFUSE,
         };
-        self.insert_row(&address.scope, is_new, |maps| maps.insert_address(key, maps::Address { unlisted }))
+        let value = maps::Address { unlisted, sorts_by };
+        self.insert_row(&address.scope, previous.is_none(), |maps| maps.insert_address(key, value))?;
+        self.count_use(rule.sorts_by.as_ref(), 1);
+        self.count_use(previous.and_then(|previous| previous.sorts_by).as_ref(), -1);
+        Ok(())
     }
 
     fn remove_address(&mut self, address: &Address) -> Result<(), MapError> {
-        if !self.actual.addresses.contains_key(address) {
-            return Ok(());
-        }
+        let Some(rule) = self.actual.addresses.get(address).cloned() else { return Ok(()) };
         let key = AddressKey { scope: self.scope_id(&address.scope), addr: addr::from_ip(address.address) };
         self.maps.remove_address(key)?;
         self.row_removed(&address.scope);
+        self.count_use(rule.sorts_by.as_ref(), -1);
         Ok(())
     }
 

@@ -35,6 +35,8 @@ pub struct Status {
     pub source: SourceStatus,
     /// The programs in the kernel.
     pub programs: ProgramsStatus,
+    /// The routes that refuse what the programs do not handle; none with `--vip-routes false`.
+    pub routes: Vec<RouteStatus>,
     /// How many cgroups are enrolled.
     pub workloads: usize,
     /// How full the maps are.
@@ -118,6 +120,15 @@ pub struct ProgramsStatus {
 pub struct ProgramStatus {
     pub name: String,
     pub id: u32,
+}
+
+/// The `unreachable` route of a range of virtual addresses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// The range.
+    pub range: String,
+    /// Why it is not there, and what to do.
+    pub problem: Option<String>,
 }
 
 /// How full one map is.

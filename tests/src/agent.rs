@@ -95,6 +95,7 @@ impl Flags {
 #[derive(Debug)]
 pub struct Agent {
     flags: Flags,
+    node: Netns,
     process: Process,
 }
 
@@ -136,7 +137,7 @@ impl Agent {
         let log = logs.find(|log| !log.exists()).context("no name for a log is left")?;
         let mut command = node.command(&flags.program);
         let process = Process::start(command.args(flags.arguments()).args(words), &log)?;
-        Ok(Agent { flags, process })
+        Ok(Agent { flags, node: node.clone(), process })
     }
 
     /// Its process, to signal.
@@ -203,7 +204,7 @@ impl Agent {
     /// # Errors
     /// When it cannot be run; how it ended is in the answer.
     pub fn cleanup(&self) -> anyhow::Result<Output> {
-        let mut command = Command::new(&self.flags.program);
+        let mut command = self.node.command(&self.flags.program);
         command.arg("cleanup").arg("--admin").arg(&self.flags.admin).arg("--attach").arg(&self.flags.attach);
         command.arg("--pin").arg(&self.flags.pin);
         command.arg("--state").arg(&self.flags.state).output().context("cannot run kmesh-se cleanup")

@@ -105,6 +105,29 @@ impl Netns {
         Ok(())
     }
 
+    /// The routes of this protocol number, IPv4 first: `unreachable 240.240.0.0/16`, `10.0.0.0/8 via 10.244.1.1 dev eth0`.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn routes(&self, protocol: u8) -> anyhow::Result<Vec<String>> {
+        let mut routes = Vec::new();
+        for family in ["-4", "-6"] {
+            let mut ip = Command::new("ip");
+            let listed = ip
+                .args(["-n", &self.name, family, "route", "show", "proto", &protocol.to_string()])
+                .output()?;
+            if !listed.status.success() {
+                bail!("in {}: {}", self.name, String::from_utf8_lossy(&listed.stderr).trim());
+            }
+            for line in String::from_utf8_lossy(&listed.stdout).lines() {
+                let line = line.split(" metric ").next().unwrap_or(line).trim();
+                let of_v6 = line.strip_suffix(" dev lo").filter(|_| line.starts_with("unreachable "));
+                routes.push(of_v6.unwrap_or(line).to_owned());
+            }
+        }
+        Ok(routes)
+    }
+
     /// Gives the namespace a `resolv.conf`, which `ip netns exec` puts in place of the machine's.
     ///
     /// # Errors

@@ -31,6 +31,9 @@ pub fn examples_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).join("examples")
 }
 
+/// The protocol number of an agent's routes.
+pub const VIP_ROUTES: u8 = 107;
+
 /// A node with its agent. Fields are dropped in order: agent, servers, then what the run owns.
 #[derive(Debug)]
 pub struct Stage {
@@ -195,6 +198,7 @@ impl Stage {
         // What the agent leaves counts, not what removing the cgroup detaches.
         let mut left = settled(&objects);
         left.extend(groups_in(&self.cgroup));
+        left.extend(self.topology.node.routes(VIP_ROUTES)?);
         let Stage { agent, topology, run, .. } = self;
         drop((agent, topology));
         left.extend(run.end());

@@ -412,3 +412,16 @@ fn trace_shows_connections_and_refusals_as_they_happen() -> anyhow::Result<()> {
     };
     poll::until("tracing to end", LIMIT, flags)
 }
+
+#[test]
+fn exec_refuses_what_is_no_namespace() -> anyhow::Result<()> {
+    let stage = with_one_entry()?;
+    for namespace in ["../elsewhere", "Shop", ""] {
+        let output = stage.agent.ask(&["exec", &format!("--namespace={namespace}"), "--", "true"])?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(&format!("`{namespace}` is not a name of a namespace")), "{told}");
+    }
+    assert_eq!(stage.end()?, Vec::<String>::new());
+    Ok(())
+}

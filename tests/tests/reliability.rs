@@ -1,12 +1,14 @@
 //! Whatever happens to the agent, what it reads or the resolvers, connects to known addresses do not fail.
 //!
-//! The figures are smaller than what the targets ask for, unless `KMSE_LONG=1` is in the environment.
+//! The figures are smaller than what the targets ask for, unless `KMSE_LONG=1` is in the environment; `KMSE_KILLS` is how often
+//! the agent is killed.
 
 mod reliability {
     mod changes;
     mod full;
     mod kills;
     mod resolvers;
+    mod upgrades;
 }
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -56,7 +56,9 @@ struct Build {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Setup => setup::setup(setup::Verbosity::EveryStep).map(|()| true),
+        Command::Setup => setup::setup(setup::Verbosity::EveryStep)
+            .and_then(|()| setup::languages(setup::Verbosity::EveryStep))
+            .map(|()| true),
         Command::Run(build) => run::run(build.release),
         Command::Demo(build) => demo::demo(build.release),
         Command::Test { arguments } => test::test(&arguments),

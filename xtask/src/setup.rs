@@ -106,6 +106,14 @@ const REQUIREMENTS: &[Requirement] = &[
     },
 ];
 
+/// What only the tests of other languages' clients need: 214 MB of packages on a machine that has none of it.
+const LANGUAGES: &[Requirement] = &[
+    program("gcc", "builds a client in C", &["gcc", "libc6-dev"]),
+    program("go", "builds a client in Go", &["golang-go"]),
+    program("node", "runs a client in JavaScript", &["nodejs"]),
+    program("javac", "runs a client in Java", &["default-jdk-headless"]),
+];
+
 /// What only `bench` compares with; without them it has fewer rows.
 const COMPARED: &[Requirement] = &[
     program("nft", "bench compares with nftables", &["nftables"]),
@@ -146,6 +154,14 @@ impl Requirement {
 /// When something is missing that could not be installed; the message names all of it.
 pub(crate) fn setup(verbosity: Verbosity) -> anyhow::Result<()> {
     make_ready(REQUIREMENTS, verbosity)
+}
+
+/// Makes ready the languages that the tests have clients in.
+///
+/// # Errors
+/// When something is missing that could not be installed; the message names all of it.
+pub(crate) fn languages(verbosity: Verbosity) -> anyhow::Result<()> {
+    make_ready(LANGUAGES, verbosity)
 }
 
 /// Makes ready what `bench` compares with.

@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use anyhow::Context as _;
 
+use crate::setup::{self, Verbosity};
 use crate::workspace;
 
 /// How many tests ended how.
@@ -49,7 +50,9 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<bool> {
     cargo.args(["test", "--workspace", "--exclude", "kmesh-se-ebpf", "--no-fail-fast"]);
     let mut count = Count::default();
     let skipped = if ::tests::clean::need_root().is_ok() { 0 } else { kernel_tests()? };
-    if skipped > 0 {
+    if skipped == 0 {
+        setup::languages(Verbosity::Changes)?;
+    } else {
         cargo.args(["--exclude", "tests"]);
         count.skipped = skipped;
     }

@@ -13,6 +13,7 @@ use tokio::{io::Interest, task::JoinSet, time::timeout};
 
 use crate::{
     enrol::{self, Cgroup, CgroupError},
+    model::Namespace,
     poll,
 };
 
@@ -30,9 +31,9 @@ impl CommandCgroups {
         Self { watched: JoinSet::new() }
     }
 
-    /// A new cgroup below `parent`; `emptied` tells when its last process is gone.
-    pub(super) fn create(&mut self, parent: &Path) -> Result<Cgroup, CgroupError> {
-        let cgroup = enrol::create_for_command(parent)?;
+    /// A new cgroup below `parent` for a command of `namespace`; `emptied` tells when its last process is gone.
+    pub(super) fn create(&mut self, parent: &Path, namespace: &Namespace) -> Result<Cgroup, CgroupError> {
+        let cgroup = enrol::create_for_command(parent, namespace)?;
         self.watch(cgroup.clone());
         Ok(cgroup)
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::{
     admin::DumpState,
-    desired::{Address, Backend, Frontend, Keys, NameView, Scope, ServiceKey, Tables, Unlisted},
+    desired::{Address, AddressRule, Backend, Frontend, Keys, NameView, Scope, ServiceKey, Tables, Unlisted},
     diff::{MapOp, diff},
     model::{HostName, Transport},
     sink::{MapError, Sink, aya::AyaMaps},
@@ -144,18 +144,20 @@ impl Agent {
             let unlisted = if value.unlisted == UNLISTED_REFUSE { Unlisted::Refuse } else { Unlisted::Pass };
             let scope = sink.scope_of(key.scope);
             let wanted = scope.clone().and_then(|scope| believed.remove(&Address { scope, address }));
-            if wanted != Some(unlisted) {
+            let sorts_by = sink.service_of(value.sorts_by).cloned();
+            let found = AddressRule { unlisted, sorts_by };
+            if wanted.as_ref() != Some(&found) {
                 let shown = scope.as_ref().map_or_else(|| format!("id {}", key.scope), ToString::to_string);
                 differences.push(match wanted {
                     Some(wanted) => {
-                        format!("address {address} scope {shown} is {unlisted:?}, not {wanted:?}")
+                        format!("address {address} scope {shown} has {found:?}, not {wanted:?}")
                     }
                     None => format!("address {address} scope {shown} is only in the kernel"),
                 });
             }
             addresses.push(json!({
                 "scope": scope.map(|scope| scope.to_string()), "scopeId": key.scope, "address": address,
-                "unlisted": unlisted,
+                "unlisted": unlisted, "sortsBy": found.sorts_by.map(|key| key.to_string()),
             }));
         }
         let missing = believed
@@ -211,8 +213,7 @@ impl Agent {
 fn tables(tables: &Tables) -> Value {
     let services: Vec<_> = tables.services.iter().map(|(key, backends)| service(key, backends)).collect();
     let frontends: Vec<_> = tables.frontends.iter().map(|(f, key)| frontend(f, Some(key))).collect();
-    let addresses: Vec<_> =
-        tables.addresses.iter().map(|(a, unlisted)| address(a, Some(*unlisted))).collect();
+    let addresses: Vec<_> = tables.addresses.iter().map(|(a, rule)| address(a, Some(rule))).collect();
     json!({ "services": services, "frontends": frontends, "addresses": addresses })
 }
 
@@ -227,8 +228,11 @@ fn frontend(frontend: &Frontend, key: Option<&ServiceKey>) -> Value {
     })
 }
 
-fn address(address: &Address, unlisted: Option<Unlisted>) -> Value {
-    json!({ "scope": address.scope.to_string(), "address": address.address, "unlisted": unlisted })
+fn address(address: &Address, rule: Option<&AddressRule>) -> Value {
+    json!({
+        "scope": address.scope.to_string(), "address": address.address, "unlisted": rule.map(|rule| rule.unlisted),
+        "sortsBy": rule.and_then(|rule| rule.sorts_by.as_ref()).map(ToString::to_string),
+    })
 }
 
 fn name(host: &HostName, scope: &Scope, view: &NameView) -> Value {
@@ -244,7 +248,7 @@ fn operation(op: &MapOp) -> Value {
         MapOp::RemoveService(key) => ("removeService", service(key, &[])),
         MapOp::SetFrontend(at, key) => ("setFrontend", frontend(at, Some(key))),
         MapOp::RemoveFrontend(at) => ("removeFrontend", frontend(at, None)),
-        MapOp::SetAddress(at, unlisted) => ("setAddress", address(at, Some(*unlisted))),
+        MapOp::SetAddress(at, rule) => ("setAddress", address(at, Some(rule))),
         MapOp::RemoveAddress(at) => ("removeAddress", address(at, None)),
     };
     json!({ "op": word, "row": value })

@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Agent, Inputs, SYNC_PATIENCE};
+use super::{Agent, Inputs};
 use crate::{
     admin::AdminSocket,
     dns::{Farewell, HandedBlock, HandedSocket},
@@ -255,19 +255,8 @@ impl Agent {
         self.door.open();
         self.attach.is_ours |= taken.manifest.attach_is_ours;
         self.reconcile();
-        let known = timeout(SYNC_PATIENCE, async {
-            while !self.reconciler.is_resolved() {
-                match inputs.updates.recv().await {
-                    Some(update) => self.resolved(update),
-                    None => return,
-                }
-                self.reconcile();
-            }
-        });
-        if known.await.is_err() {
-            tracing::warn!("resolvers are slow: serving the names that are known so far");
-        }
-        self.attach()?;
+        self.until_resolved(inputs).await;
+        self.attach().await?;
         self.dns.begin();
         // If the other one has died meanwhile, it reads from the sockets no more.
         drop(taken.stream.write_all(&[SERVED]).await);

@@ -11,11 +11,11 @@ use crate::{
     admin::Query,
     desired::{Backend, Frontend, ServiceKey},
     enrol::Cgroup,
-    model::{Issue, Namespace, Transport},
+    model::{Issue, Namespace, Transport, is_namespace},
     status::{
         BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus,
-        ObjectStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, ServiceStatus,
-        Services, SourceStatus, Status,
+        ObjectStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, RouteStatus,
+        ServiceStatus, Services, SourceStatus, Status,
     },
 };
 
@@ -23,7 +23,10 @@ impl Agent {
     pub(super) async fn answer(&mut self, query: Query) {
         // Whoever asked may be gone; then nobody waits for the answer.
         match query {
-            Query::Status(reply) => drop(reply.send(self.status())),
+            Query::Status(reply) => {
+                let routes = self.routes_status().await;
+                drop(reply.send(self.status(routes)));
+            }
             Query::Services(reply) => drop(reply.send(self.services())),
             Query::Backends(reply) => drop(reply.send(self.backends())),
             Query::Names(reply) => drop(reply.send(self.names())),
@@ -45,7 +48,11 @@ impl Agent {
     }
 
     async fn enrol_command(&mut self, namespace: &Namespace) -> anyhow::Result<ExecAnswer> {
-        let cgroup = self.commands.create(&self.attach.cgroup.path)?;
+        anyhow::ensure!(
+            is_namespace(namespace.as_str()),
+            "`{namespace}` is not a name of a namespace: at most 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
+        );
+        let cgroup = self.commands.create(&self.attach.cgroup.path, namespace)?;
         if let Err(error) = self.enrol(&cgroup, namespace).await {
             drop(cgroup.remove());
             return Err(error);
@@ -63,7 +70,7 @@ impl Agent {
         }
     }
 
-    fn status(&self) -> Status {
+    fn status(&self, routes: Vec<RouteStatus>) -> Status {
         let report = self.reconciler.report();
         let dns = self.dns_status();
         let programs = self.programs_status();
@@ -97,6 +104,7 @@ impl Agent {
             revision: report.revision,
             source: self.source_status(),
             programs,
+            routes,
             workloads: self.reconciler.sink().workloads().count(),
             maps: self.map_status(),
             failures,

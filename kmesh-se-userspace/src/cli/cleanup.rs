@@ -12,14 +12,14 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{AdminArgs, Answer, Output, Text};
-use crate::{agent, enrol, loader, state};
+use super::{AdminArgs, Answer, Output, Text, block_on};
+use crate::{agent, enrol, loader, routes, state};
 
 /// Remove what an agent that was killed left behind.
 ///
 /// An agent that was stopped by SIGTERM, or killed, leaves its programs and maps in place, for the next one to go on with.
-/// This removes them, and its cgroup, the cgroups of its commands, its admin socket and its state. A cgroup in which
-/// processes still live is kept and named.
+/// This removes them, and its cgroup, the cgroups of its commands, its admin socket and its state, and the routes of this
+/// network namespace that have its protocol number. A cgroup in which processes still live is kept and named.
 ///
 /// Exit status: 0 nothing is left, 1 something is left (it is named), 2 an agent is still running, or an error.
 #[derive(Debug, clap::Args)]
@@ -61,6 +61,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     if loader::remove_pins(&args.pin).with_context(|| format!("cannot remove {}", args.pin.display()))? {
         report.removed.push(args.pin.display().to_string());
     }
+    remove_routes(&mut report)?;
     let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
     if let Some(cgroup) = args.attach.or_else(default) {
         remove_cgroups(&cgroup, &mut report)?;
@@ -78,6 +79,20 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     }
     output.print(&report, text)?;
     Ok(if report.left.is_empty() { Answer::Yes } else { Answer::No })
+}
+
+fn remove_routes(report: &mut Report) -> anyhow::Result<()> {
+    let (ours, errors) = block_on(async {
+        anyhow::Ok(match routes::ours().await {
+            Ok(ours) if ours.is_empty() => (ours, Vec::new()),
+            Ok(ours) => (ours, routes::set(&[]).await),
+            Err(error) => (Vec::new(), vec![error]),
+        })
+    })?;
+    let gone = ours.into_iter().filter(|range| !errors.iter().any(|error| error.range() == Some(*range)));
+    report.removed.extend(gone.map(|range| format!("route unreachable {range}")));
+    report.left.extend(errors.iter().map(ToString::to_string));
+    Ok(())
 }
 
 fn remove_cgroups(attach: &Path, report: &mut Report) -> anyhow::Result<()> {

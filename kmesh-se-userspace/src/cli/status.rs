@@ -59,6 +59,15 @@ fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
     }
     let programs = &status.programs;
     writeln!(out, "programs  {} attached to {}", programs.programs.len(), programs.cgroup)?;
+    for route in &status.routes {
+        match &route.problem {
+            None => writeln!(out, "route     unreachable {}", route.range)?,
+            Some(problem) => {
+                let missing = paint.mood(Mood::Warning, "missing");
+                writeln!(out, "route     {missing} unreachable {}: {problem}", route.range)?;
+            }
+        }
+    }
     writeln!(out, "enrolled  {} cgroups", status.workloads)?;
     let dns = &status.dns;
     let count = |name: &str| dns.queries.get(name).copied().unwrap_or_default();

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Address, Backend, Frontend, Known, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted, Vips,
+    Address, AddressRule, Backend, Frontend, Known, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted,
+    Vips,
     backends::{self, Of},
     winner::{Winner, winner},
 };
@@ -216,7 +217,8 @@ fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope:
     // Without balancing too: the address is this view's, so connections to it pass whatever another view or a younger
     // entry makes of it.
     for address in &vips {
-        desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, unlisted);
+        let rule = AddressRule { unlisted, sorts_by: sorts_by(&desired.tables, &scope, *address, unlisted) };
+        desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, rule);
     }
     let names: BTreeSet<_> =
         view.entries.iter().flat_map(|(e, _)| names_of(known.snapshot, e, host)).collect();
@@ -236,4 +238,19 @@ fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope:
         entry: view.primary().object.clone(),
     };
     desired.names.views.insert(scope, name);
+}
+
+/// Of the services of an address that is ours alone, the one with the lowest port that has a backend of its family; without
+/// any such, the first.
+fn sorts_by(tables: &Tables, scope: &Scope, address: IpAddr, unlisted: Unlisted) -> Option<ServiceKey> {
+    if unlisted == Unlisted::Pass {
+        return None;
+    }
+    let own = |frontend: &&Frontend| frontend.scope == *scope && frontend.address == address;
+    let services = || tables.frontends.iter().filter(|(frontend, _)| own(frontend)).map(|(_, key)| key);
+    let reaches = |key: &&ServiceKey| {
+        let backends = tables.services.get(*key).into_iter().flatten();
+        backends.map(|backend| backend.address).any(|backend| backend.is_ipv4() == address.is_ipv4())
+    };
+    services().find(reaches).or_else(|| services().next()).cloned()
 }

@@ -89,8 +89,8 @@ impl Desired {
         }
         for address in &keys.addresses {
             let winner = winner(&self.addresses, address).and_then(tables);
-            if let Some(unlisted) = winner.and_then(|t| t.addresses.get(address)) {
-                rows.addresses.insert(address.clone(), *unlisted);
+            if let Some(rule) = winner.and_then(|t| t.addresses.get(address)) {
+                rows.addresses.insert(address.clone(), rule.clone());
             }
         }
         rows

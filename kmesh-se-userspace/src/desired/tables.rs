@@ -88,6 +88,15 @@ pub enum Unlisted {
     Refuse,
 }
 
+/// What happens at an address besides its frontends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AddressRule {
+    /// What a port without a frontend gets.
+    pub unlisted: Unlisted,
+    /// A service of this address, with a backend of its family if there is one, by which resolver libraries sort it.
+    pub sorts_by: Option<ServiceKey>,
+}
+
 /// Rows of the maps: all of them, or those of some hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
@@ -96,7 +105,7 @@ pub struct Tables {
     /// The service of each frontend.
     pub frontends: BTreeMap<Frontend, ServiceKey>,
     /// The addresses in use.
-    pub addresses: BTreeMap<Address, Unlisted>,
+    pub addresses: BTreeMap<Address, AddressRule>,
 }
 
 /// Which rows: the keys of [`Tables`].

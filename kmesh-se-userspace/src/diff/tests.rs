@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    desired::Scope,
+    desired::{Scope, Unlisted},
     model::{HostName, Kind, Namespace, ObjectRef, Transport},
 };
 
@@ -19,12 +19,13 @@ fn scope() -> impl Strategy<Value = Scope> {
     prop_oneof![Just(Scope::Mesh), Just(Scope::Namespace(Namespace::new("one")))]
 }
 
-/// Tables in which every frontend has its service.
+/// Tables in which every frontend and address has its service.
 pub(crate) fn any_tables() -> impl Strategy<Value = Tables> {
     let backends = prop::collection::btree_map((1u8..6, 1u16..3), 1u32..3, 0..4);
     let services = prop::collection::btree_map(0u8..5, backends, 0..5);
     let frontends = prop::collection::vec((scope(), 1u8..3, 80u16..83, any::<prop::sample::Index>()), 0..8);
-    let addresses = prop::collection::vec((scope(), 1u8..4, any::<bool>()), 0..5);
+    let addresses =
+        prop::collection::vec((scope(), 1u8..4, any::<bool>(), any::<Option<prop::sample::Index>>()), 0..5);
     (services, frontends, addresses).prop_map(|(services, frontends, addresses)| {
         let mut tables = Tables::default();
         for (n, backends) in services {
@@ -42,9 +43,13 @@ pub(crate) fn any_tables() -> impl Strategy<Value = Tables> {
                 tables.frontends.insert(frontend, keys[service.index(keys.len())].clone());
             }
         }
-        for (scope, n, refuse) in addresses {
+        let used: Vec<_> = tables.frontends.values().cloned().collect();
+        for (scope, n, refuse, service) in addresses {
             let unlisted = if refuse { Unlisted::Refuse } else { Unlisted::Pass };
-            tables.addresses.insert(Address { scope, address: IpAddr::from([240, 240, 0, n]) }, unlisted);
+            let sorts_by = service.filter(|_| refuse && !used.is_empty());
+            let sorts_by = sorts_by.map(|service| used[service.index(used.len())].clone());
+            let address = Address { scope, address: IpAddr::from([240, 240, 0, n]) };
+            tables.addresses.insert(address, AddressRule { unlisted, sorts_by });
         }
         tables
     })
@@ -57,8 +62,9 @@ proptest! {
         let mut tables = actual.clone();
         for op in &ops {
             tables.apply(op);
-            // At every step each frontend has its service.
-            let used: BTreeSet<_> = tables.frontends.values().collect();
+            // At every step each frontend has its service, and each address that by which it is sorted.
+            let sorted = tables.addresses.values().filter_map(|rule| rule.sorts_by.as_ref());
+            let used: BTreeSet<_> = tables.frontends.values().chain(sorted).collect();
             prop_assert!(used.iter().all(|key| tables.services.contains_key(key)), "after {op:?}");
         }
         prop_assert_eq!(&tables, &desired);

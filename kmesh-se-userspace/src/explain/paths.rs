@@ -226,7 +226,9 @@ fn frontend(facts: &Facts, dial: &Dial, out: &mut Explanation) -> Result<u32, Ca
             let cause = causes::no_frontend(facts, dial, Some(unlisted));
             let fate = match (unlisted, dial.transport) {
                 (Unlisted::Refuse, Transport::Tcp) => "refused (ECONNREFUSED)",
-                (Unlisted::Refuse, Transport::Udp) => "refused for datagrams; a connect(2) passes",
+                (Unlisted::Refuse, Transport::Udp) => {
+                    "refused for datagrams; a connect(2), which only sorts addresses, finds a backend's discard port"
+                }
                 (Unlisted::Pass, _) => "passed through unchanged",
             };
             let detail = format!("{shown} in scope {scope} is no frontend: it is {fate}");

@@ -28,6 +28,8 @@ pub struct Pins {
     maps: PathBuf,
     sockets: PathBuf,
     links: PathBuf,
+    /// The place of the maps was made just now.
+    are_new: bool,
 }
 
 impl Pins {
@@ -53,11 +55,19 @@ impl Pins {
             maps: root.join(format!("maps-{LAYOUT_VERSION}-{}", size_tag(capacities))),
             sockets: root.join(format!("sockets-{SOCKET_LAYOUT_VERSION}-{:x}", capacities.connections)),
             links: root.join("links"),
+            are_new: false,
         };
+        let are_new = !pins.maps.exists();
         for directory in [&pins.maps, &pins.sockets, &pins.links] {
             fs::create_dir_all(directory).map_err(pin_error)?;
         }
-        Ok(pins)
+        Ok(Self { are_new, ..pins })
+    }
+
+    /// Whether no earlier agent had maps of this layout and size.
+    #[must_use]
+    pub fn are_new(&self) -> bool {
+        self.are_new
     }
 
     /// Where a map is pinned. Maps that hold state of sockets have a layout version of their own.
@@ -79,7 +89,14 @@ impl Pins {
     pub fn remove_outdated(&self, programs: &[&str]) {
         let known = |path: &PathBuf| [&self.maps, &self.sockets, &self.links].contains(&path);
         for directory in children(&self.root).filter(|path| !known(path)) {
-            tracing::info!(path = %directory.display(), "removing maps of another layout or size");
+            let is_of_sockets =
+                directory.file_name().is_some_and(|n| n.to_string_lossy().starts_with("sockets-"));
+            if is_of_sockets {
+                let consequence = "connections of before go on, but show their backends' addresses as peers";
+                tracing::warn!(path = %directory.display(), consequence, "removing the state of sockets of another layout");
+            } else {
+                tracing::info!(path = %directory.display(), "removing maps of another layout or size");
+            }
             remove(&directory);
         }
         for link in children(&self.links) {

@@ -16,6 +16,7 @@ mod tests;
 use std::sync::Arc;
 
 use self::endpoint::Role;
+pub use self::metadata::is_namespace;
 use super::{
     Accepted, Entry, Issue, Judgement, Object, Reason, ServiceEntry, Verdict, Workload, WorkloadEntry,
 };

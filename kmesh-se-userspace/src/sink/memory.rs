@@ -27,6 +27,8 @@ pub enum Outcome {
     Refused,
     /// `EHOSTUNREACH`.
     NoBackend,
+    /// A datagram socket that only sorts addresses, led to one of these.
+    Sorts(BTreeSet<IpAddr>),
     /// It is not rewritten.
     Passes,
 }
@@ -67,12 +69,20 @@ impl MemoryMaps {
                 return self.backends_of(*service, address.is_ipv4());
             }
             match self.addresses.get(&AddressKey { scope, addr }) {
-                Some(known) if known.unlisted == UNLISTED_REFUSE && proto == 6 => return Outcome::Refused,
-                Some(_) => return Outcome::Passes,
+                Some(known) if known.unlisted != UNLISTED_REFUSE => return Outcome::Passes,
+                Some(_) if proto == 6 => return Outcome::Refused,
+                Some(known) => return self.sorts(known.sorts_by, address.is_ipv4()),
                 None => {}
             }
         }
         Outcome::Passes
+    }
+
+    fn sorts(&self, service: u32, v4: bool) -> Outcome {
+        let Outcome::Backends(backends) = self.backends_of(service, v4) else { return Outcome::NoBackend };
+        let family: BTreeSet<_> =
+            backends.into_iter().map(|(a, _)| a).filter(|a| a.is_ipv4() == v4).collect();
+        if family.is_empty() { Outcome::NoBackend } else { Outcome::Sorts(family) }
     }
 
     /// What who dials an address of this family can be connected to.
@@ -99,6 +109,12 @@ impl MemoryMaps {
     #[must_use]
     pub fn workload(&self, cgroup: u64) -> Option<&Workload> {
         self.workloads.get(&cgroup)
+    }
+
+    /// Whether an address is known.
+    #[must_use]
+    pub fn has_address(&self, key: &AddressKey) -> bool {
+        self.addresses.contains_key(key)
     }
 
     /// The depths at which cgroups are looked for, the deepest first.

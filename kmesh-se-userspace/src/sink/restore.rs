@@ -15,7 +15,7 @@ use kmesh_se_common::{
 
 use super::{BackendId, Capacities, Enrolment, MapError, Maps, ScopeId, ServiceIds, Sink};
 use crate::{
-    desired::{Address, Backend, Frontend, Scope, ServiceKey, Tables, Unlisted},
+    desired::{Address, AddressRule, Backend, Frontend, Scope, ServiceKey, Tables, Unlisted},
     model::{HostName, Kind, Namespace, ObjectRef, Transport},
 };
 
@@ -88,7 +88,7 @@ impl<M: Maps> Sink<M> {
                 self.backends.entry(place).or_insert(BackendId { id: backend_id, users: 0 }).users += 1;
                 places.push(place);
             }
-            let ids = ServiceIds { id: *id, slots: *word, backends: places, frontends: 0 };
+            let ids = ServiceIds { id: *id, slots: *word, backends: places, users: 0 };
             self.services.insert(stand_in(*id), ids);
         }
     }
@@ -107,13 +107,13 @@ impl<M: Maps> Sink<M> {
         if !self.services.contains_key(&stand_in) {
             // A service without backends has no slots, so its word did not tell of it.
             self.service_ids.reserve(service, 1);
-            let ids = ServiceIds { id: service, slots: Service::EMPTY, backends: Vec::new(), frontends: 0 };
+            let ids = ServiceIds { id: service, slots: Service::EMPTY, backends: Vec::new(), users: 0 };
             self.services.insert(stand_in.clone(), ids);
         }
         let places = self.services.get(&stand_in).map(|s| s.backends.as_slice()).unwrap_or_default();
         self.actual.services.insert(stand_in.clone(), places.iter().map(unnamed).collect());
         self.count_row(&frontend.scope);
-        self.count_frontend(&stand_in, 1);
+        self.count_use(Some(&stand_in), 1);
         self.actual.frontends.insert(frontend, stand_in);
         Ok(())
     }
@@ -126,8 +126,12 @@ impl<M: Maps> Sink<M> {
     ) -> Result<(), MapError> {
         let Some(scope) = scope else { return self.maps.remove_address(key) };
         let unlisted = if address.unlisted == UNLISTED_REFUSE { Unlisted::Refuse } else { Unlisted::Pass };
+        // A service without frontends goes, and the row is written anew.
+        let sorts_by = Some(stand_in(address.sorts_by)).filter(|key| self.actual.services.contains_key(key));
         self.count_row(&scope);
-        self.actual.addresses.insert(Address { scope, address: addr::to_ip(key.addr) }, unlisted);
+        self.count_use(sorts_by.as_ref(), 1);
+        let rule = AddressRule { unlisted, sorts_by };
+        self.actual.addresses.insert(Address { scope, address: addr::to_ip(key.addr) }, rule);
         Ok(())
     }
 
@@ -168,6 +172,7 @@ impl<M: Maps> Sink<M> {
         for (frontend, key) in self.actual.frontends.iter().filter(|(_, key)| is_stand_in(key)) {
             frontends_of.entry(key.clone()).or_default().push(frontend.clone());
         }
+        let mut renamed = HashMap::new();
         for (frontend, key) in &desired.frontends {
             let Some(stand_in) = self.actual.frontends.get(frontend).cloned() else { continue };
             if self.services.contains_key(key) {
@@ -182,6 +187,12 @@ impl<M: Maps> Sink<M> {
             }
             for frontend in frontends {
                 self.actual.frontends.insert(frontend, key.clone());
+            }
+            renamed.insert(stand_in, key.clone());
+        }
+        for key in self.actual.addresses.values_mut().filter_map(|rule| rule.sorts_by.as_mut()) {
+            if let Some(name) = renamed.get(key) {
+                *key = name.clone();
             }
         }
     }

@@ -18,8 +18,8 @@ pub(super) struct ServiceIds {
     pub(super) id: u32,
     pub(super) slots: Service,
     pub(super) backends: Vec<(IpAddr, u16)>,
-    /// How many frontends lead to it.
-    pub(super) frontends: u32,
+    /// How many frontends lead to it, and addresses.
+    pub(super) users: u32,
 }
 
 /// A backend, shared by all services that have it.
@@ -44,8 +44,8 @@ impl<M: Maps> Sink<M> {
                 return Err(error);
             }
         };
-        let frontends = self.services.get(key).map_or(0, |s| s.frontends);
-        let ids = ServiceIds { id, slots, backends: backends.iter().map(place).collect(), frontends };
+        let users = self.services.get(key).map_or(0, |s| s.users);
+        let ids = ServiceIds { id, slots, backends: backends.iter().map(place).collect(), users };
         if let Some(old) = self.services.insert(key.clone(), ids) {
             self.retire(old.slots, old.backends.into_iter());
         }
@@ -53,7 +53,7 @@ impl<M: Maps> Sink<M> {
     }
 
     pub(super) fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapError> {
-        if self.services.get(key).is_some_and(|s| s.frontends > 0) {
+        if self.services.get(key).is_some_and(|s| s.users > 0) {
             return Err(MapError::StillUsed);
         }
         if let Some(old) = self.services.remove(key) {
@@ -63,10 +63,10 @@ impl<M: Maps> Sink<M> {
         Ok(())
     }
 
-    /// Counts the frontends that lead to a service.
-    pub(super) fn count_frontend(&mut self, key: &ServiceKey, change: i32) {
-        if let Some(service) = self.services.get_mut(key) {
-            service.frontends = service.frontends.saturating_add_signed(change);
+    /// Counts what leads to a service.
+    pub(super) fn count_use(&mut self, key: Option<&ServiceKey>, change: i32) {
+        if let Some(service) = key.and_then(|key| self.services.get_mut(key)) {
+            service.users = service.users.saturating_add_signed(change);
         }
     }
 

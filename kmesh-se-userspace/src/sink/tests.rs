@@ -5,7 +5,7 @@ mod enrolment;
 mod recorder;
 mod restore;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use proptest::prelude::*;
 
@@ -20,6 +20,7 @@ use crate::{
 };
 
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 fn roomy() -> Capacities {
     Capacities {
@@ -42,17 +43,30 @@ fn expected(tables: &Tables, namespace: &str, address: IpAddr, port: u16) -> Out
     for scope in [Scope::Namespace(Namespace::new(namespace)), Scope::Mesh] {
         let frontend = Frontend { scope: scope.clone(), address, port, transport: Transport::Tcp };
         if let Some(key) = tables.frontends.get(&frontend) {
-            let backends: std::collections::BTreeSet<_> =
-                tables.services[key].iter().map(|b| (b.address, b.port)).collect();
+            let backends: BTreeSet<_> = tables.services[key].iter().map(|b| (b.address, b.port)).collect();
             return if backends.is_empty() { Outcome::NoBackend } else { Outcome::Backends(backends) };
         }
-        match tables.addresses.get(&Address { scope, address }) {
+        match tables.addresses.get(&Address { scope, address }).map(|rule| rule.unlisted) {
             Some(Unlisted::Refuse) => return Outcome::Refused,
             Some(Unlisted::Pass) => return Outcome::Passes,
             None => {}
         }
     }
     Outcome::Passes
+}
+
+/// What `tables` say that a client of `namespace` meets who connects a datagram socket.
+fn expected_to_sort(tables: &Tables, namespace: &str, address: IpAddr) -> Outcome {
+    let scopes = [Scope::Namespace(Namespace::new(namespace)), Scope::Mesh];
+    let mut rules = scopes.into_iter().filter_map(|scope| tables.addresses.get(&Address { scope, address }));
+    match rules.next() {
+        Some(AddressRule { unlisted: Unlisted::Refuse, sorts_by }) => {
+            let backends = sorts_by.iter().flat_map(|key| &tables.services[key]);
+            let family: BTreeSet<_> = backends.map(|b| b.address).filter(IpAddr::is_ipv4).collect();
+            if family.is_empty() { Outcome::NoBackend } else { Outcome::Sorts(family) }
+        }
+        _ => Outcome::Passes,
+    }
 }
 
 /// Every client and every address and port of [`any_tables`].
@@ -62,6 +76,8 @@ fn assert_clients_meet(maps: &MemoryMaps, tables: &Tables) -> Result<(), TestCas
             let address = IpAddr::from([240, 240, 0, host]);
             let met = maps.connect(cgroup, address, port, TCP);
             prop_assert_eq!(met, expected(tables, namespace, address, port), "{} {}", namespace, port);
+            let met = maps.connect(cgroup, address, port, UDP);
+            prop_assert_eq!(met, expected_to_sort(tables, namespace, address), "{} {}", namespace, address);
         }
     }
     Ok(())

@@ -53,7 +53,8 @@ fn kill_9_at_random_moments_fails_no_connect() -> anyhow::Result<()> {
     let (probe, ids) = (arena.client(true)?, frontends(&arena.agent)?);
     let some = [dialled[0], dialled[changing.services / 2], dialled[changing.services - 1]];
     let hammer = Hammer::start(arena.client(true)?, dialled.clone(), 2, arena.run.folder()?.join("stop"))?;
-    let kills = if is_long() { 50 } else { 10 };
+    let kills = std::env::var("KMSE_KILLS").ok().and_then(|number| number.parse().ok());
+    let kills = kills.unwrap_or(if is_long() { 50 } else { 10 });
     let mut within_a_change = 0;
     for generation in 1..=kills {
         arena.put("entries.yaml", &changing.text(generation))?;

@@ -51,7 +51,8 @@ fn addresses_are_the_users_else_the_status_else_allocated() {
         let expected: Vec<_> = expected.iter().map(|a| ip(a)).collect();
         assert_eq!(mesh_view(&desired).vips, expected, "{what}");
         let rows: BTreeMap<_, _> = expected.iter().map(|a| (*a, unlisted)).collect();
-        let found: BTreeMap<_, _> = desired.tables.addresses.iter().map(|(a, u)| (a.address, *u)).collect();
+        let found: BTreeMap<_, _> =
+            desired.tables.addresses.iter().map(|(a, rule)| (a.address, rule.unlisted)).collect();
         assert_eq!(found, rows, "{what}");
         let is_allocated = expected.contains(&ip("240.240.0.1"));
         assert_eq!(needs_vip(&snapshot, &HostName::new("a.com")), is_allocated, "{what}");
@@ -77,7 +78,10 @@ fn what_passes_straight_through_keeps_its_address_to_itself() {
     let desired = built(&snapshot([straight]), &Resolved::new());
     assert!(desired.tables.frontends.is_empty() && desired.tables.services.is_empty());
     let address = Address { scope: Scope::Mesh, address: ip("1.2.3.4") };
-    assert_eq!(desired.tables.addresses, [(address, Unlisted::Pass)].into());
+    assert_eq!(
+        desired.tables.addresses,
+        [(address, AddressRule { unlisted: Unlisted::Pass, sorts_by: None })].into()
+    );
     assert_eq!(mesh_view(&desired).vips, [ip("1.2.3.4")]);
 }
 
@@ -129,4 +133,28 @@ fn a_view_is_unresolved_until_one_of_its_names_has_an_answer() {
         let desired = built(&snapshot([entry.clone()]), answers);
         assert_eq!(desired.unresolved.contains(&Scope::Mesh), is_unresolved, "{:?}", entry.endpoints);
     }
+}
+
+#[test]
+fn an_automatic_address_is_sorted_by_a_service_with_a_backend_of_its_family() {
+    let with_port = |name: &str, number: u16, addresses: &[&str]| {
+        with(entry(name, 1, "a.com"), |e| {
+            e.ports = vec![port(number, "p")];
+            e.endpoints = addresses.iter().map(|a| endpoint(a)).collect();
+        })
+    };
+    let sorted = |entries: [Entry; 2]| -> Vec<_> {
+        let desired = built(&snapshot(entries), &Resolved::new());
+        let rules = desired.tables.addresses.iter();
+        rules.map(|(a, rule)| (a.address, rule.sorts_by.as_ref().map(|key| key.port))).collect()
+    };
+    let [v4, v6] = [ip("240.240.0.1"), ip("2001:2::1")];
+    let (first, second) = (with_port("one/e", 81, &["fd00::1"]), with_port("one/f", 80, &["10.0.0.1"]));
+    assert_eq!(sorted([first.clone(), second.clone()]), [(v4, Some(80)), (v6, Some(81))]);
+    let empty = with_port("one/f", 80, &[]);
+    assert_eq!(sorted([with_port("one/e", 81, &[]), empty.clone()]), [(v4, Some(80)), (v6, Some(80))]);
+    assert_eq!(sorted([first, empty]), [(v4, Some(80)), (v6, Some(81))], "IPv4 has none: the first");
+    let written = |e: Entry| with(e, |e| e.addresses = vec!["1.2.3.4/32".parse().expect("a network")]);
+    let entries = [written(with_port("one/e", 81, &["10.0.0.1"])), written(second)];
+    assert_eq!(sorted(entries), [(ip("1.2.3.4"), None)], "the address may be real");
 }

@@ -223,6 +223,11 @@ proptest! {
                 let address = Address { scope: frontend.scope.clone(), address: frontend.address };
                 prop_assert!(rows.addresses.contains_key(&address));
             }
+            for (address, key) in rows.addresses.iter().filter_map(|(a, rule)| Some((a, rule.sorts_by.as_ref()?))) {
+                let own = |f: &&Frontend| f.scope == address.scope && f.address == address.address;
+                let services: BTreeSet<_> = rows.frontends.iter().filter(|(f, _)| own(f)).map(|(_, s)| s).collect();
+                prop_assert!(services.contains(key), "{:?} is sorted by {}, not one of its services", address, key);
+            }
             for (name, host) in desired.hosts() {
                 for (scope, view) in &host.names.views {
                     for vip in &view.vips {

@@ -81,7 +81,8 @@ pub(super) fn traffic_distribution(
 }
 
 /// Whether `text` can be the name of a namespace.
-pub(super) fn is_namespace(text: &str) -> bool {
+#[must_use]
+pub fn is_namespace(text: &str) -> bool {
     text.len() <= 63 && is_lower_label(text)
 }
 

@@ -15,10 +15,11 @@ fn rows(n: u8, backends: u8) -> Tables {
         weight: 1,
         source: "".into(),
     });
+    let rule = |key: &ServiceKey| AddressRule { unlisted: Unlisted::Refuse, sorts_by: Some(key.clone()) };
     Tables {
         services: [(key.clone(), backends.collect())].into(),
+        addresses: [(Address { scope: Scope::Mesh, address }, rule(&key))].into(),
         frontends: [(frontend, key)].into(),
-        addresses: [(Address { scope: Scope::Mesh, address }, Unlisted::Refuse)].into(),
     }
 }
 
@@ -40,12 +41,15 @@ fn what_does_not_fit_is_told_and_fits_when_others_go() {
         (Capacities { addresses: 2, ..roomy() }, vec![full("kmse_address", 2, "addresses")]),
         (
             Capacities { services: 2, ..roomy() },
-            vec![full("kmse_service", 2, "services"), MapError::NoService],
+            vec![full("kmse_service", 2, "services"), MapError::NoService, MapError::NoService],
         ),
-        (Capacities { slots: 5, ..roomy() }, vec![full("kmse_slot", 5, "slots"), MapError::NoService]),
+        (
+            Capacities { slots: 5, ..roomy() },
+            vec![full("kmse_slot", 5, "slots"), MapError::NoService, MapError::NoService],
+        ),
         (
             Capacities { backends: 5, ..roomy() },
-            vec![full("kmse_backend", 5, "backends"), MapError::NoService],
+            vec![full("kmse_backend", 5, "backends"), MapError::NoService, MapError::NoService],
         ),
     ] {
         let mut sink = Sink::new(MemoryMaps::new(capacities), capacities);

@@ -22,13 +22,15 @@ fn a_workload_looks_for_its_own_view_from_the_first_row_to_the_last() -> Result<
     let mut sink = sink(8);
     sink.enrol(1, in_namespace("one"))?;
     sink.enrol(2, in_namespace("two"))?;
+    let pass = AddressRule { unlisted: Unlisted::Pass, sorts_by: None };
+    let refuse = AddressRule { unlisted: Unlisted::Refuse, sorts_by: None };
     let (first, second) = (address_in("one", 1), address_in("one", 2));
-    sink.apply(vec![MapOp::SetAddress(first.clone(), Unlisted::Pass)]);
+    sink.apply(vec![MapOp::SetAddress(first.clone(), pass.clone())]);
     assert!(has_private_view(&sink, 1) && !has_private_view(&sink, 2));
     sink.enrol(3, in_namespace("one"))?;
     assert!(has_private_view(&sink, 3), "one that comes later");
-    sink.apply(vec![MapOp::SetAddress(second.clone(), Unlisted::Pass)]);
-    sink.apply(vec![MapOp::SetAddress(second.clone(), Unlisted::Refuse)]);
+    sink.apply(vec![MapOp::SetAddress(second.clone(), pass)]);
+    sink.apply(vec![MapOp::SetAddress(second.clone(), refuse)]);
     sink.apply(vec![MapOp::RemoveAddress(first)]);
     assert!(has_private_view(&sink, 1));
     sink.apply(vec![MapOp::RemoveAddress(second)]);
@@ -56,7 +58,7 @@ fn an_exempt_cgroup_is_not_handled() -> Result<(), MapError> {
     sink.enrol(1, in_namespace("one"))?;
     sink.apply(vec![MapOp::SetAddress(
         Address { scope: Scope::Mesh, address: IpAddr::from([240, 240, 0, 1]) },
-        Unlisted::Refuse,
+        AddressRule { unlisted: Unlisted::Refuse, sorts_by: None },
     )]);
     let connect =
         |sink: &Sink<Recorder>| sink.maps.memory.connect(1, IpAddr::from([240, 240, 0, 1]), 80, TCP);

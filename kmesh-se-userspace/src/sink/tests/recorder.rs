@@ -12,6 +12,13 @@ enum Element {
     Backend(u32),
 }
 
+/// Where a look-up begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum From {
+    Frontend(FrontendKey),
+    Address(AddressKey),
+}
+
 /// The maps in memory with their raw elements beside them.
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -19,12 +26,13 @@ pub(super) struct Recorder {
     /// Every wrong that was seen.
     pub(super) wrong: Vec<String>,
     frontends: BTreeMap<FrontendKey, u32>,
-    addresses: BTreeSet<AddressKey>,
+    /// With the services that they are sorted by.
+    addresses: BTreeMap<AddressKey, u32>,
     services: BTreeMap<u32, Service>,
     slots: BTreeMap<u32, maps::Slot>,
     backends: BTreeMap<u32, maps::Backend>,
-    /// What each frontend may lead to.
-    allowed: BTreeMap<FrontendKey, BTreeSet<(IpAddr, u16)>>,
+    /// What each frontend and address may lead to.
+    allowed: BTreeMap<From, BTreeSet<(IpAddr, u16)>>,
     /// What some frontend led through since the last grace period: a reader may still be there.
     read: BTreeSet<Element>,
     /// The hash maps with elements that were freed since then.
@@ -39,7 +47,7 @@ impl Recorder {
             memory: MemoryMaps::new(capacities),
             wrong: Vec::new(),
             frontends: BTreeMap::new(),
-            addresses: BTreeSet::new(),
+            addresses: BTreeMap::new(),
             services: BTreeMap::new(),
             slots: BTreeMap::new(),
             backends: BTreeMap::new(),
@@ -51,25 +59,29 @@ impl Recorder {
         }
     }
 
-    /// Lets each frontend lead to what any of `states` says.
+    /// Lets each frontend and address lead to what any of `states` says.
     pub(super) fn allow(&mut self, states: &[Tables]) {
         self.allowed.clear();
-        for (frontend, key, tables) in
-            states.iter().flat_map(|tables| tables.frontends.iter().map(move |(f, k)| (f, k, tables)))
-        {
-            let key_in_map = FrontendKey {
-                scope: u32::from(frontend.scope != Scope::Mesh),
-                addr: addr::from_ip(frontend.address),
-                port: frontend.port,
-                proto: TCP,
-                _pad: 0,
-            };
-            let allowed = self.allowed.entry(key_in_map).or_default();
-            // The service may change under the frontend before the frontend changes.
-            for tables in states {
-                allowed.extend(tables.services.get(key).into_iter().flatten().map(|b| (b.address, b.port)));
+        let scope_id = |scope: &Scope| u32::from(*scope != Scope::Mesh);
+        for tables in states {
+            let frontends = tables.frontends.iter().map(|(frontend, service)| {
+                let (scope, addr) = (scope_id(&frontend.scope), addr::from_ip(frontend.address));
+                let key = FrontendKey { scope, addr, port: frontend.port, proto: TCP, _pad: 0 };
+                (From::Frontend(key), service)
+            });
+            let addresses = tables.addresses.iter().filter_map(|(address, rule)| {
+                let key =
+                    AddressKey { scope: scope_id(&address.scope), addr: addr::from_ip(address.address) };
+                Some((From::Address(key), rule.sorts_by.as_ref()?))
+            });
+            for (from, service) in frontends.chain(addresses) {
+                let allowed = self.allowed.entry(from).or_default();
+                // The service may change before what leads to it does.
+                for tables in states {
+                    let backends = tables.services.get(service).into_iter().flatten();
+                    allowed.extend(backends.map(|b| (b.address, b.port)));
+                }
             }
-            allowed.extend(tables.services[key].iter().map(|b| (b.address, b.port)));
         }
     }
 
@@ -105,11 +117,13 @@ impl Recorder {
         }
     }
 
-    /// After each write: where does each frontend lead?
+    /// After each write: where does each frontend and address lead?
     fn check(&mut self) {
-        for (key, service) in &self.frontends {
-            self.read.insert(Element::Service(*service));
-            let Some(run) = self.services.get(service) else {
+        let frontends = self.frontends.iter().map(|(key, service)| (From::Frontend(*key), *service));
+        let addresses = self.addresses.iter().map(|(key, service)| (From::Address(*key), *service));
+        for (key, service) in frontends.chain(addresses) {
+            self.read.insert(Element::Service(service));
+            let Some(run) = self.services.get(&service) else {
                 self.wrong.push(format!("{key:?} leads to service {service}, which was never written"));
                 continue;
             };
@@ -122,7 +136,7 @@ impl Recorder {
                 for id in [found.backend, found.alias] {
                     self.read.insert(Element::Backend(id));
                     let place = self.backends.get(&id).map(|b| (addr::to_ip(b.addr), b.port));
-                    if !place.is_some_and(|p| self.allowed.get(key).is_some_and(|a| a.contains(&p))) {
+                    if !place.is_some_and(|p| self.allowed.get(&key).is_some_and(|a| a.contains(&p))) {
                         self.wrong.push(format!("{key:?} leads to backend {id}: {place:?}"));
                     }
                 }
@@ -189,10 +203,16 @@ impl Maps for Recorder {
     fn insert_address(&mut self, key: AddressKey, address: maps::Address) -> Result<(), MapError> {
         self.count()?;
         self.inserting("address");
+        let is_new = !self.memory.has_address(&key);
         self.memory.insert_address(key, address)?;
-        if !self.addresses.insert(key) {
+        match address.sorts_by {
+            NO_SERVICE => drop(self.addresses.remove(&key)),
+            service => drop(self.addresses.insert(key, service)),
+        }
+        if !is_new {
             self.freed.insert("address");
         }
+        self.check();
         Ok(())
     }
 

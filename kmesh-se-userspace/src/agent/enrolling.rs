@@ -1,0 +1,75 @@
+//! Who is handled: the cgroups of the flags, and those of commands.
+//!
+//! In: cgroups and namespaces. Out: enrolments, with DNS listeners for their namespaces. Never: a cgroup that is made or
+//! removed here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Agent;
+use crate::{desired::Scope, enrol::Cgroup, model::Namespace, sink::Enrolment};
+
+impl Agent {
+    /// Goes on with the commands that an earlier agent enrolled; what else it enrolled is for the flags to say again.
+    pub(super) async fn enrol_again(&mut self, cgroups: &BTreeMap<u64, Cgroup>) -> anyhow::Result<()> {
+        for cgroup in cgroups.values() {
+            // Their names tell it, and not the maps, which may be of another layout or size.
+            if let Some(namespace) = cgroup.command_namespace() {
+                self.enrol(cgroup, &namespace).await?;
+                self.commands.watch(cgroup.clone());
+            }
+        }
+        let configured: BTreeSet<u64> =
+            self.args.enrol.iter().filter_map(|arg| Cgroup::open(&arg.cgroup).ok()).map(|c| c.id).collect();
+        let enrolled: Vec<_> = self.reconciler.sink().workloads().map(|(id, _)| id).collect();
+        for id in enrolled {
+            let is_command = cgroups.get(&id).is_some_and(|cgroup| cgroup.command_namespace().is_some());
+            if !is_command && !configured.contains(&id) {
+                self.reconciler.sink_mut().unenrol(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enrols the cgroups of the flags, and exempts the agent's own if one of them contains it.
+    pub(super) async fn enrol_configured(&mut self) -> anyhow::Result<()> {
+        let own = Cgroup::own()?;
+        for arg in self.args.enrol.clone() {
+            let cgroup = Cgroup::open(&arg.cgroup)?;
+            anyhow::ensure!(
+                cgroup.id != own.id,
+                "the agent itself runs in the cgroup {} that it is to enrol: start it from another cgroup",
+                cgroup.path.display()
+            );
+            if own.path.starts_with(&cgroup.path) {
+                let exempt = Enrolment { level: own.level, namespace: None, dns_port: 0 };
+                self.reconciler.sink_mut().enrol(own.id, exempt)?;
+            }
+            self.enrol(&cgroup, &arg.namespace).await?;
+        }
+        Ok(())
+    }
+
+    /// Enrols a cgroup for a namespace, whose DNS listeners are opened with its first client.
+    pub(super) async fn enrol(&mut self, cgroup: &Cgroup, namespace: &Namespace) -> anyhow::Result<()> {
+        let dns_port = match self.dns_ports.get(namespace) {
+            Some(port) => *port,
+            None => {
+                let port = self.dns.listen(namespace.clone())?;
+                self.dns_ports.insert(namespace.clone(), port);
+                self.reconciler
+                    .sink_mut()
+                    .maps_mut()
+                    .set_dns_ports(self.listen.port(), self.dns.last_port())?;
+                port
+            }
+        };
+        let scope = Scope::Namespace(namespace.clone());
+        if self.reconciler.sink_mut().reserve_scopes(std::iter::once(&scope)) {
+            self.save_ids();
+        }
+        let enrolment = Enrolment { level: cgroup.level, namespace: Some(namespace.clone()), dns_port };
+        self.reconciler.sink_mut().enrol(cgroup.id, enrolment)?;
+        tracing::info!(cgroup = %cgroup.path.display(), namespace = %namespace, "enrolled");
+        Ok(())
+    }
+}
