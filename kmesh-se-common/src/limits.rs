@@ -3,7 +3,7 @@
 //! In: nothing. Out: constants. Never: a value that depends on the machine.
 
 /// Version of the layout of every map but the per-socket ones; a change of any type in [`crate::maps`] raises it.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Version of the layout of the maps that hold state of sockets: `kmse_conn`, `kmse_sk` and `kmse_udp`.
 pub const SOCKET_LAYOUT_VERSION: u32 = 3;

@@ -93,7 +93,7 @@ impl Pins {
                 directory.file_name().is_some_and(|n| n.to_string_lossy().starts_with("sockets-"));
             if is_of_sockets {
                 let consequence = "connections of before go on, but show their backends' addresses as peers";
-                tracing::warn!(path = %directory.display(), consequence, "removing the state of sockets of another layout");
+                tracing::warn!(path = %directory.display(), consequence, "removing the state of sockets of another layout or size");
             } else {
                 tracing::info!(path = %directory.display(), "removing maps of another layout or size");
             }
