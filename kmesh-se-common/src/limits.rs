@@ -3,7 +3,7 @@
 //! In: nothing. Out: constants. Never: a value that depends on the machine.
 
 /// Version of the layout of every map but the per-socket ones; a change of any type in [`crate::maps`] raises it.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Version of the layout of the maps that hold state of sockets: `kmse_conn`, `kmse_sk` and `kmse_udp`.
 pub const SOCKET_LAYOUT_VERSION: u32 = 3;
@@ -12,12 +12,14 @@ pub const SOCKET_LAYOUT_VERSION: u32 = 3;
 pub const MAP_ENROL: &str = "kmse_enrol";
 /// cgroup id modulo [`ENROL_PLACES`] -> [`crate::maps::EnrolPlace`].
 pub const MAP_ENROL_PLACE: &str = "kmse_enrol_at";
-/// Bit [`crate::addr::filter_bit`] -> whether [`MAP_FRONTEND`] or [`MAP_ADDRESS`] may hold such an address.
+/// Bit [`crate::addr::filter_bit`] -> whether [`MAP_FRONTEND`] or [`MAP_ADDRESS`] may hold such a single address.
 pub const MAP_FILTER: &str = "kmse_filter";
 /// [`crate::maps::FrontendKey`] -> [`crate::maps::Frontend`].
 pub const MAP_FRONTEND: &str = "kmse_frontend";
 /// [`crate::maps::AddressKey`] -> [`crate::maps::Address`].
 pub const MAP_ADDRESS: &str = "kmse_address";
+/// [`crate::maps::CidrKey`], by its leading bits -> [`crate::maps::Cidr`].
+pub const MAP_CIDR: &str = "kmse_cidr";
 /// service id -> [`crate::maps::Service`], mapped into user space.
 pub const MAP_SERVICE: &str = "kmse_service";
 /// slot -> [`crate::maps::Slot`].
@@ -46,12 +48,13 @@ pub const MAP_CONFIG: &str = "kmse_config";
 pub const MAP_RESOLVER: &str = "kmse_resolver";
 
 /// All maps.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 19] = [
     MAP_ENROL,
     MAP_ENROL_PLACE,
     MAP_FILTER,
     MAP_FRONTEND,
     MAP_ADDRESS,
+    MAP_CIDR,
     MAP_SERVICE,
     MAP_SLOT,
     MAP_BACKEND,
@@ -77,6 +80,8 @@ pub const FILTER_BITS: u32 = 1 << 20;
 pub const MAX_FRONTENDS: u32 = 131_072;
 /// Default capacity of the known-address map.
 pub const MAX_ADDRESSES: u32 = 131_072;
+/// Default capacity of the map of address ranges; a row takes memory only when it is there.
+pub const MAX_CIDRS: u32 = 65_536;
 /// Default number of services.
 pub const MAX_SERVICES: u32 = 65_536;
 /// Default number of slots over all services; a change needs room for the old and the new run.

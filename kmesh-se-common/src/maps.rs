@@ -3,6 +3,12 @@
 //! In: nothing. Out: `repr(C)` types of integers and byte arrays only, with their layout asserted. Ports are in host
 //! order, so that `bpftool map dump` shows 80 as 80. Never: a pointer, a bool, or hidden padding.
 
+mod addresses;
+
+pub use self::addresses::{
+    Address, AddressKey, Cidr, CidrKey, Frontend, FrontendKey, PREFIX_SINGLE, PREFIX_V4, SCOPE_MESH,
+    UNLISTED_PASS, UNLISTED_REFUSE,
+};
 use crate::{addr::Addr16, limits::MAX_LEVELS};
 
 /// Who a cgroup is: value of `kmse_enrol`, keyed by cgroup id (the inode number of its directory).
@@ -41,59 +47,6 @@ pub struct EnrolPlace {
 
 /// [`EnrolPlace::cgroup`] of a place that several share, or whose workload is being changed.
 pub const ENROL_ASK: u64 = u64::MAX;
-
-/// Scope of what every namespace sees.
-pub const SCOPE_MESH: u32 = 0;
-
-/// A virtual address, port and protocol: key of `kmse_frontend`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FrontendKey {
-    /// [`SCOPE_MESH`], or the id of the namespace whose clients see this frontend.
-    pub scope: u32,
-    /// The virtual address.
-    pub addr: Addr16,
-    /// The port that the client dials, host order.
-    pub port: u16,
-    /// `IPPROTO_TCP` (6) or `IPPROTO_UDP` (17).
-    pub proto: u8,
-    #[doc(hidden)]
-    pub _pad: u8,
-}
-
-/// Value of `kmse_frontend`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frontend {
-    /// Index into `kmse_service`.
-    pub service: u32,
-}
-
-/// An address that some frontend uses: key of `kmse_address`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AddressKey {
-    /// As [`FrontendKey::scope`].
-    pub scope: u32,
-    /// The virtual address.
-    pub addr: Addr16,
-}
-
-/// Value of `kmse_address`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// What a port without a frontend gets: [`UNLISTED_PASS`] or [`UNLISTED_REFUSE`].
-    pub unlisted: u32,
-    /// A service of this address, index into `kmse_service`: a datagram socket that is connected to an unlisted port, by
-    /// which resolver libraries sort addresses, is led to one of its backends. [`NO_SERVICE`] with [`UNLISTED_PASS`].
-    pub sorts_by: u32,
-}
-
-/// The address may be real: the connection passes unchanged.
-pub const UNLISTED_PASS: u32 = 0;
-/// The address is ours alone: refused at once.
-pub const UNLISTED_REFUSE: u32 = 1;
 
 /// Where a service's slots lie: value of `kmse_service`. Read and written as one aligned 8-byte word, so a reader sees
 /// the old runs or the new ones. Each family has a run of its own, IPv4 first: who dials an address of one family gets a
@@ -288,6 +241,8 @@ pub struct Config {
     pub heartbeat_ns: u64,
     /// DNS is captured until this long after the heartbeat, nanoseconds.
     pub heartbeat_max_ns: u64,
+    /// Number of rows of `kmse_cidr`, which is not looked into while there are none.
+    pub cidrs: u64,
 }
 
 /// Somebody traces: connects that work are sent as events, too.
@@ -325,11 +280,14 @@ pub enum Outcome {
     NotRemembered = 8,
     /// An event was dropped, by the rate limit or because the ring buffer was full.
     EventLost = 9,
+    /// A connect or datagram went where it was dialled, which is an address or range of an entry that leaves it alone: by
+    /// resolution NONE, or because the port is not listed.
+    Passed = 10,
 }
 
 impl Outcome {
     /// How many there are.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 11;
 
     /// All of them with their names, in the order of their numbers.
     pub const ALL: [(Self, &'static str); Self::COUNT as usize] = [
@@ -343,6 +301,7 @@ impl Outcome {
         (Self::ListenerDialled, "listenerDialled"),
         (Self::NotRemembered, "notRemembered"),
         (Self::EventLost, "eventLost"),
+        (Self::Passed, "passed"),
     ];
 }
 
@@ -412,9 +371,6 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Workload>() == 16);
     assert!(size_of::<EnrolPlace>() == 32 && offset_of!(EnrolPlace, workload) == 8);
-    assert!(size_of::<FrontendKey>() == 24 && offset_of!(FrontendKey, port) == 20);
-    assert!(size_of::<AddressKey>() == 20);
-    assert!(size_of::<Address>() == 8);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Slot>() == 12);
     assert!(size_of::<Backend>() == 20);
@@ -424,8 +380,8 @@ const _: () = {
     assert!(size_of::<UdpLink>() == 24 && offset_of!(UdpLink, way) == 18);
     assert!(size_of::<UdpKey>() == 32);
     assert!(size_of::<UdpPeer>() == 56 && offset_of!(UdpPeer, older) == 32);
-    assert!(size_of::<Config>() == 56 && offset_of!(Config, heartbeat_ns) == 40);
-    assert!(size_of::<Config>() == 56 && offset_of!(Config, flags) == 28);
+    assert!(size_of::<Config>() == 64 && offset_of!(Config, heartbeat_ns) == 40);
+    assert!(offset_of!(Config, flags) == 28 && offset_of!(Config, cidrs) == 56);
     assert!(size_of::<Event>() == 48 && offset_of!(Event, addr) == 24);
     assert!(size_of::<ConnectEvent>() == 88 && offset_of!(ConnectEvent, comm) == 72);
 };
@@ -447,6 +403,8 @@ mod pod {
         Frontend,
         AddressKey,
         Address,
+        CidrKey,
+        Cidr,
         Service,
         Slot,
         Backend,

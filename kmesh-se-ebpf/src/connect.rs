@@ -12,7 +12,7 @@ use kmesh_se_common::{
 
 use crate::{
     count, dns, enrol,
-    lookup::{self, Target},
+    lookup::{self, Fate, Target},
     peer, pick,
     sock::{self, ECONNREFUSED, EHOSTUNREACH, Endpoint, Family, IPPROTO_TCP, PROCEED},
     udp,
@@ -35,19 +35,23 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         count::refused(Outcome::ListenerDialled, workload, to, proto);
         return sock::refuse(ECONNREFUSED);
     }
-    let target = lookup::find(workload, to, proto);
-    if proto == IPPROTO_TCP && !matches!(target, Target::Pass) && sock::is_mptcp(ctx) {
+    let Target { fate, service } = lookup::find(workload, config, to, proto);
+    if proto == IPPROTO_TCP && !matches!(fate, Fate::Pass | Fate::Unknown) && sock::is_mptcp(ctx) {
         return PROCEED;
     }
-    let service = match target {
-        Target::Service(service) => service,
-        Target::Refuse(_) if proto == IPPROTO_TCP => {
+    match fate {
+        Fate::Service => {}
+        Fate::Refuse if proto == IPPROTO_TCP => {
             count::refused(Outcome::PortNotListed, workload, to, proto);
             return sock::refuse(ECONNREFUSED);
         }
-        Target::Refuse(service) => return sort::<F>(ctx, to, proto, service),
-        Target::Pass => return pass(ctx, to, proto),
-    };
+        Fate::Refuse => return sort::<F>(ctx, to, proto, service),
+        Fate::Pass => {
+            count::add(Outcome::Passed);
+            return pass(ctx, to, proto);
+        }
+        Fate::Unknown => return pass(ctx, to, proto),
+    }
     let slots = pick::slots(service);
     let outcome = match pick::backend(slots, to) {
         Some(backend) if F::reaches(&backend.addr) => {

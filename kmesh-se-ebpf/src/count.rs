@@ -1,6 +1,6 @@
 //! Counting and telling what happened.
 //!
-//! In: outcomes. Out: per-CPU counters, and rate-limited events for refusals. Never: a count of what merely passes.
+//! In: outcomes. Out: per-CPU counters, and rate-limited events for refusals. Never: a count of what is not ours.
 
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use kmesh_se_common::{

@@ -11,7 +11,7 @@ use kmesh_se_common::{
 
 use crate::{
     count, dns, enrol,
-    lookup::{self, Target},
+    lookup::{self, Fate, Target},
     peer, pick,
     sock::{self, ECONNREFUSED, EHOSTUNREACH, Endpoint, Family, IPPROTO_UDP, PROCEED},
     udp,
@@ -40,14 +40,19 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
         count::refused(Outcome::ListenerDialled, workload, to, IPPROTO_UDP);
         return sock::refuse(ECONNREFUSED);
     }
-    let service = match lookup::find(workload, to, IPPROTO_UDP) {
-        Target::Service(service) => service,
-        Target::Refuse(_) => {
+    let Target { fate, service } = lookup::find(workload, config, to, IPPROTO_UDP);
+    match fate {
+        Fate::Service => {}
+        Fate::Refuse => {
             count::refused(Outcome::PortNotListed, workload, to, IPPROTO_UDP);
             return sock::refuse(ECONNREFUSED);
         }
-        Target::Pass => return pass(ctx, to),
-    };
+        Fate::Pass => {
+            count::add(Outcome::Passed);
+            return pass(ctx, to);
+        }
+        Fate::Unknown => return pass(ctx, to),
+    }
     let slots = pick::slots(service);
     let outcome = match udp::kept(ctx, to, service, slots).or_else(|| pick::backend(slots, to)) {
         Some(backend) if F::sends_to(&backend.addr) => {

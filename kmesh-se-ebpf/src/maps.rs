@@ -4,18 +4,18 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use kmesh_se_common::{
     addr::Addr16,
     limits::{
-        ENROL_PLACES, EVENT_BYTES, FILTER_BITS, MAX_ADDRESSES, MAX_BACKENDS, MAX_CONNECTIONS, MAX_FRONTENDS,
-        MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, MAX_UDP_PEERS, MAX_WORKLOADS,
+        ENROL_PLACES, EVENT_BYTES, FILTER_BITS, MAX_ADDRESSES, MAX_BACKENDS, MAX_CIDRS, MAX_CONNECTIONS,
+        MAX_FRONTENDS, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, MAX_UDP_PEERS, MAX_WORKLOADS,
     },
     maps::{
-        Address, AddressKey, Backend, Config, Connection, EnrolPlace, EventRate, Frontend, FrontendKey,
-        Outcome, Resolver, Service, ServiceCount, Slot, SockState, UdpKey, UdpPeer, Workload,
+        Address, AddressKey, Backend, Cidr, CidrKey, Config, Connection, EnrolPlace, EventRate, Frontend,
+        FrontendKey, Outcome, Resolver, Service, ServiceCount, Slot, SockState, UdpKey, UdpPeer, Workload,
     },
 };
 
@@ -34,6 +34,8 @@ pub(crate) static FILTER: Array<u64, { (FILTER_BITS / u64::BITS) as usize }, { B
 pub(crate) static FRONTEND: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }> = HashMap::new();
 #[btf_map(name = "kmse_address")]
 pub(crate) static ADDRESS: HashMap<AddressKey, Address, { MAX_ADDRESSES as usize }> = HashMap::new();
+#[btf_map(name = "kmse_cidr")]
+pub(crate) static CIDR: LpmTrie<CidrKey, Cidr, { MAX_CIDRS as usize }> = LpmTrie::new();
 #[btf_map(name = "kmse_service")]
 pub(crate) static SERVICE: Array<Service, { MAX_SERVICES as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();

@@ -254,6 +254,7 @@ fn kernel_config(listen: &DnsListen, resolvers: &[SocketAddr], last_port: u16) -
         levels: [LEVEL_END; MAX_LEVELS],
         heartbeat_ns: 0,
         heartbeat_max_ns: u64::try_from(HEARTBEAT_MAX.as_nanos()).unwrap_or(u64::MAX),
+        cidrs: 0,
     }
 }
 

@@ -97,6 +97,10 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_MAX_ADDRESSES", value_name = "N", default_value_t = l::MAX_ADDRESSES, value_parser = capacity())]
     pub max_addresses: u32,
 
+    /// Capacity of the map of address ranges (CIDR).
+    #[arg(long, env = "KMESH_SE_MAX_CIDRS", value_name = "N", default_value_t = l::MAX_CIDRS, value_parser = capacity())]
+    pub max_cidrs: u32,
+
     /// Number of services: hosts times ports.
     #[arg(long, env = "KMESH_SE_MAX_SERVICES", value_name = "N", default_value_t = l::MAX_SERVICES, value_parser = capacity())]
     pub max_services: u32,
@@ -219,6 +223,7 @@ impl AgentArgs {
             workloads: self.max_workloads,
             frontends: self.max_frontends,
             addresses: self.max_addresses,
+            cidrs: self.max_cidrs,
             services: self.max_services,
             slots: self.max_slots,
             backends: self.max_backends,

@@ -185,6 +185,7 @@ pub fn load(pins: Pins, capacities: &Capacities) -> Result<(Unattached, LoadedMa
         .map_max_entries(l::MAP_ENROL, capacities.workloads)
         .map_max_entries(l::MAP_FRONTEND, capacities.frontends)
         .map_max_entries(l::MAP_ADDRESS, capacities.addresses)
+        .map_max_entries(l::MAP_CIDR, capacities.cidrs)
         .map_max_entries(l::MAP_SERVICE, capacities.services)
         .map_max_entries(l::MAP_SERVICE_COUNT, capacities.services)
         .map_max_entries(l::MAP_SLOT, capacities.slots)

@@ -9,6 +9,7 @@ mod enrolments;
 mod ids;
 pub mod memory;
 mod restore;
+mod rows;
 mod services;
 mod words;
 
@@ -21,21 +22,23 @@ use std::{
 };
 
 use kmesh_se_common::{
-    addr,
     limits::MAX_LEVELS,
-    maps::{self, AddressKey, FrontendKey, NO_SERVICE, Service, UNLISTED_PASS, UNLISTED_REFUSE, Workload},
+    maps::{self, AddressKey, Cidr, CidrKey, FrontendKey, Service, Workload},
 };
 
-pub use self::restore::Contents;
 use self::{
     enrolments::ScopeId,
     ids::Runs,
     services::{BackendId, ServiceIds},
 };
+pub use self::{
+    restore::Contents,
+    rows::{range_at, unlisted_of},
+};
 use crate::{
-    desired::{Address, AddressRule, Frontend, Scope, ServiceKey, Tables, Unlisted},
+    desired::{ServiceKey, Tables},
     diff::MapOp,
-    model::{Namespace, Transport},
+    model::Namespace,
 };
 
 /// The maps as the sink needs them: one element at a time.
@@ -56,6 +59,12 @@ pub trait Maps {
     fn insert_address(&mut self, key: AddressKey, address: maps::Address) -> Result<(), MapError>;
     /// Removes a known address; one that is not there is no error.
     fn remove_address(&mut self, key: AddressKey) -> Result<(), MapError>;
+    /// Adds or replaces a range: the key's address and the value's are its first.
+    fn insert_cidr(&mut self, key: CidrKey, cidr: Cidr) -> Result<(), MapError>;
+    /// Removes a range of so many leading bits; one that is not there is no error.
+    fn remove_cidr(&mut self, key: CidrKey, prefix: u8) -> Result<(), MapError>;
+    /// Tells the programs how many ranges there are: they look for one only if there are any.
+    fn set_cidr_count(&mut self, count: u32) -> Result<(), MapError>;
     /// Enrols a cgroup.
     fn insert_workload(&mut self, cgroup: u64, workload: Workload) -> Result<(), MapError>;
     /// Removes a cgroup; one that is not there is no error.
@@ -130,6 +139,7 @@ pub struct Capacities {
     pub workloads: u32,
     pub frontends: u32,
     pub addresses: u32,
+    pub cidrs: u32,
     pub services: u32,
     pub slots: u32,
     pub backends: u32,
@@ -143,6 +153,7 @@ impl Default for Capacities {
             workloads: l::MAX_WORKLOADS,
             frontends: l::MAX_FRONTENDS,
             addresses: l::MAX_ADDRESSES,
+            cidrs: l::MAX_CIDRS,
             services: l::MAX_SERVICES,
             slots: l::MAX_SLOTS,
             backends: l::MAX_BACKENDS,
@@ -189,6 +200,8 @@ pub struct Sink<M> {
     maps: M,
     capacities: Capacities,
     actual: Tables,
+    /// How many of the addresses in `actual` are ranges.
+    cidrs: u32,
     services: HashMap<ServiceKey, ServiceIds>,
     backends: HashMap<(IpAddr, u16), BackendId>,
     scopes: BTreeMap<Namespace, ScopeId>,
@@ -216,6 +229,7 @@ impl<M: Maps> Sink<M> {
             maps,
             capacities,
             actual: Tables::default(),
+            cidrs: 0,
             services: HashMap::new(),
             backends: HashMap::new(),
             scopes: BTreeMap::new(),
@@ -274,7 +288,8 @@ impl<M: Maps> Sink<M> {
         vec![
             of(l::MAP_ENROL, self.workloads.len(), self.capacities.workloads),
             of(l::MAP_FRONTEND, self.actual.frontends.len(), self.capacities.frontends),
-            of(l::MAP_ADDRESS, self.actual.addresses.len(), self.capacities.addresses),
+            of(l::MAP_ADDRESS, self.actual.addresses.len() - self.cidrs as usize, self.capacities.addresses),
+            of(l::MAP_CIDR, self.cidrs as usize, self.capacities.cidrs),
             of(l::MAP_SERVICE, self.service_ids.used() as usize, self.capacities.services),
             of(l::MAP_SLOT, self.slot_ids.used() as usize, self.capacities.slots),
             of(l::MAP_BACKEND, self.backend_ids.used() as usize, self.capacities.backends),
@@ -362,101 +377,6 @@ impl<M: Maps> Sink<M> {
             Pool::Services => &mut self.service_ids,
             Pool::Slots => &mut self.slot_ids,
             Pool::Backends => &mut self.backend_ids,
-        }
-    }
-
-    fn set_frontend(&mut self, frontend: &Frontend, service: &ServiceKey) -> Result<(), MapError> {
-        // The frontend must not lead to the id of another.
-        let id = self.service_id(service).ok_or(MapError::NoService)?;
-        let previous = self.actual.frontends.get(frontend).cloned();
-        let key = self.frontend_key(frontend);
-        self.insert_row(&frontend.scope, previous.is_none(), |maps| maps.insert_frontend(key, id))?;
-        self.count_use(Some(service), 1);
-        self.count_use(previous.as_ref(), -1);
-        Ok(())
-    }
-
-    fn remove_frontend(&mut self, frontend: &Frontend) -> Result<(), MapError> {
-        let Some(service) = self.actual.frontends.get(frontend).cloned() else { return Ok(()) };
-        let key = self.frontend_key(frontend);
-        self.maps.remove_frontend(key)?;
-        self.row_removed(&frontend.scope);
-        self.count_use(Some(&service), -1);
-        Ok(())
-    }
-
-    fn set_address(&mut self, address: &Address, rule: &AddressRule) -> Result<(), MapError> {
-        let sorts_by = match &rule.sorts_by {
-            Some(service) => self.service_id(service).ok_or(MapError::NoService)?,
-            None => NO_SERVICE,
-        };
-        let previous = self.actual.addresses.get(address).cloned();
-        let key = AddressKey { scope: self.scope_id(&address.scope), addr: addr::from_ip(address.address) };
-        let unlisted = match rule.unlisted {
-            Unlisted::Pass => UNLISTED_PASS,
-            Unlisted::Refuse => UNLISTED_REFUSE,
-        };
-        let value = maps::Address { unlisted, sorts_by };
-        self.insert_row(&address.scope, previous.is_none(), |maps| maps.insert_address(key, value))?;
-        self.count_use(rule.sorts_by.as_ref(), 1);
-        self.count_use(previous.and_then(|previous| previous.sorts_by).as_ref(), -1);
-        Ok(())
-    }
-
-    fn remove_address(&mut self, address: &Address) -> Result<(), MapError> {
-        let Some(rule) = self.actual.addresses.get(address).cloned() else { return Ok(()) };
-        let key = AddressKey { scope: self.scope_id(&address.scope), addr: addr::from_ip(address.address) };
-        self.maps.remove_address(key)?;
-        self.row_removed(&address.scope);
-        self.count_use(rule.sorts_by.as_ref(), -1);
-        Ok(())
-    }
-
-    /// Writes a row of a hash map. A new one is announced to the workloads of its scope first.
-    fn insert_row(
-        &mut self,
-        scope: &Scope,
-        is_new: bool,
-        insert: impl FnOnce(&mut M) -> Result<(), MapError>,
-    ) -> Result<(), MapError> {
-        if is_new {
-            self.add_row(scope)?;
-        }
-        match self.settle_hash_elements().and_then(|()| insert(&mut self.maps)) {
-            Ok(()) => {
-                // The kernel reuses the element that a replaced value had.
-                self.limbo.hash_elements |= !is_new;
-                Ok(())
-            }
-            Err(error) => {
-                if is_new {
-                    self.drop_row(scope);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn row_removed(&mut self, scope: &Scope) {
-        self.limbo.hash_elements = true;
-        self.drop_row(scope);
-    }
-
-    /// An inserted element may be one that was just removed and is still being read: waits first.
-    fn settle_hash_elements(&mut self) -> Result<(), MapError> {
-        if self.limbo.hash_elements { self.settle() } else { Ok(()) }
-    }
-
-    fn frontend_key(&mut self, frontend: &Frontend) -> FrontendKey {
-        FrontendKey {
-            scope: self.scope_id(&frontend.scope),
-            addr: addr::from_ip(frontend.address),
-            port: frontend.port,
-            proto: match frontend.transport {
-                Transport::Tcp => 6,
-                Transport::Udp => 17,
-            },
-            _pad: 0,
         }
     }
 }

@@ -10,6 +10,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::desired::AddressRange;
+
 pub use self::inventory::{
     BackendRow, BackendUse, Backends, NameRow, Names, SourceRow, WorkloadRow, Workloads,
 };
@@ -215,8 +217,8 @@ pub struct ServiceStatus {
     pub name: String,
     /// The host.
     pub host: String,
-    /// Its virtual addresses.
-    pub vips: Vec<IpAddr>,
+    /// Its virtual addresses, ranges included.
+    pub vips: Vec<AddressRange>,
     /// The port.
     pub port: u16,
     /// `TCP` or `UDP`.

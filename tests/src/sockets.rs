@@ -98,8 +98,21 @@ impl Arena {
     /// # Errors
     /// When it cannot be started.
     pub fn client(&self, enrolled: bool) -> anyhow::Result<Client> {
-        let client = self.client.display().to_string();
-        let words = if enrolled { [self.agent.exec(), vec![client]].concat() } else { vec![client] };
+        self.client_after(if enrolled { self.agent.exec() } else { Vec::new() })
+    }
+
+    /// An enrolled client of a Kubernetes namespace.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn client_of(&self, namespace: &str) -> anyhow::Result<Client> {
+        let mut words = self.agent.exec();
+        words.splice(words.len() - 1..words.len() - 1, ["--namespace".to_owned(), namespace.to_owned()]);
+        self.client_after(words)
+    }
+
+    fn client_after(&self, mut words: Vec<String>) -> anyhow::Result<Client> {
+        words.push(self.client.display().to_string());
         let mut command = self.sleep.command(&words[0]);
         Client::start(command.args(&words[1..])).with_context(|| format!("cannot start {words:?}"))
     }

@@ -8,6 +8,7 @@ mod sockets {
     mod other;
     mod peers;
     mod places;
+    mod ranges;
     mod stream;
     mod translated;
 }

@@ -4,16 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kmesh_se_common::{addr, maps::UNLISTED_REFUSE};
+use kmesh_se_common::{
+    addr,
+    maps::{self, AddressKey, Cidr, CidrKey},
+};
 use serde_json::{Value, json};
 
 use super::Agent;
 use crate::{
     admin::DumpState,
-    desired::{Address, AddressRule, Backend, Frontend, Keys, NameView, Scope, ServiceKey, Tables, Unlisted},
+    desired::{Address, AddressRule, Backend, Frontend, Keys, NameView, Scope, ServiceKey, Tables},
     diff::{MapOp, diff},
     model::{HostName, Transport},
-    sink::{MapError, Sink, aya::AyaMaps},
+    sink::{MapError, Sink, aya::AyaMaps, range_at, unlisted_of},
 };
 
 impl Agent {
@@ -94,12 +97,15 @@ impl Agent {
         for (key, id) in sink.maps().read_frontends()? {
             let transport = if key.proto == 17 { Transport::Udp } else { Transport::Tcp };
             let scope = sink.scope_of(key.scope);
-            let address = addr::to_ip(key.addr);
-            let shown = match &scope {
-                Some(scope) => {
+            let address = range_at(key.addr, key.prefix);
+            let shown = match (&scope, address) {
+                (Some(scope), Some(address)) => {
                     Frontend { scope: scope.clone(), address, port: key.port, transport }.to_string()
                 }
-                None => format!("{address}:{} {transport:?} scope id {}", key.port, key.scope),
+                _ => {
+                    let (first, prefix) = (addr::to_ip(key.addr), key.prefix);
+                    format!("{first} ({prefix} bits) port {} {transport:?} scope id {}", key.port, key.scope)
+                }
             };
             let service =
                 sink.service_of(id).map_or_else(|| format!("unknown service {id}"), ToString::to_string);
@@ -139,15 +145,26 @@ impl Agent {
     ) -> Result<Vec<Value>, MapError> {
         let mut believed = sink.actual().addresses.clone();
         let mut addresses = Vec::new();
-        for (key, value) in sink.maps().read_addresses()? {
-            let address = addr::to_ip(key.addr);
-            let unlisted = if value.unlisted == UNLISTED_REFUSE { Unlisted::Refuse } else { Unlisted::Pass };
-            let scope = sink.scope_of(key.scope);
-            let wanted = scope.clone().and_then(|scope| believed.remove(&Address { scope, address }));
+        let single = |(key, value): (AddressKey, maps::Address)| {
+            (key.scope, Some(addr::to_ip(key.addr).into()), addr::to_ip(key.addr), value)
+        };
+        let cidr = |(key, value): (CidrKey, Cidr)| {
+            let range = u8::try_from(value.prefix).ok().and_then(|prefix| range_at(key.addr, prefix));
+            (u32::from_be_bytes(key.scope), range, addr::to_ip(key.addr), value.rule)
+        };
+        let (singles, cidrs) = (sink.maps().read_addresses()?, sink.maps().read_cidrs()?);
+        let rows = singles.into_iter().map(single).chain(cidrs.into_iter().map(cidr));
+        for (scope_id, range, first, value) in rows {
+            let address = range.unwrap_or_else(|| first.into());
+            let scope = sink.scope_of(scope_id);
+            let wanted = scope
+                .clone()
+                .zip(range)
+                .and_then(|(scope, address)| believed.remove(&Address { scope, address }));
             let sorts_by = sink.service_of(value.sorts_by).cloned();
-            let found = AddressRule { unlisted, sorts_by };
+            let found = AddressRule { unlisted: unlisted_of(value.unlisted), sorts_by };
             if wanted.as_ref() != Some(&found) {
-                let shown = scope.as_ref().map_or_else(|| format!("id {}", key.scope), ToString::to_string);
+                let shown = scope.as_ref().map_or_else(|| format!("id {scope_id}"), ToString::to_string);
                 differences.push(match wanted {
                     Some(wanted) => {
                         format!("address {address} scope {shown} has {found:?}, not {wanted:?}")
@@ -156,8 +173,8 @@ impl Agent {
                 });
             }
             addresses.push(json!({
-                "scope": scope.map(|scope| scope.to_string()), "scopeId": key.scope, "address": address,
-                "unlisted": unlisted, "sortsBy": found.sorts_by.map(|key| key.to_string()),
+                "scope": scope.map(|scope| scope.to_string()), "scopeId": scope_id, "address": address,
+                "unlisted": found.unlisted, "sortsBy": found.sorts_by.map(|key| key.to_string()),
             }));
         }
         let missing = believed

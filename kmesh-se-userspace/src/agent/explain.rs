@@ -12,14 +12,14 @@ use std::{
 use kmesh_se_common::{
     addr,
     maps::{
-        AddressKey, FrontendKey, SCOPE_MESH, UNLISTED_REFUSE, WORKLOAD_EXEMPT, WORKLOAD_PRIVATE_VIEW,
+        AddressKey, CidrKey, FrontendKey, PREFIX_SINGLE, SCOPE_MESH, WORKLOAD_EXEMPT, WORKLOAD_PRIVATE_VIEW,
         Workload,
     },
 };
 
 use super::{Agent, Programs};
 use crate::{
-    desired::{self, Address, Frontend, NameView, Scope, Unlisted},
+    desired::{self, AddressRange, Frontend, NameView, Scope},
     enrol::Cgroup,
     explain::{
         AgentFacts, Answered, Asked, Client, Dial, EnrolledAs, EntryFacts, ExplainRequest, Explanation,
@@ -28,7 +28,7 @@ use crate::{
     },
     model::{EndpointAddress, Entry, ExportTo, HostName, Namespace, Transport},
     resolve::{NO_ADDRESS, NO_SUCH_NAME},
-    sink::MapError,
+    sink::{MapError, range_at, unlisted_of},
 };
 
 /// Whose view the kernel applies: the scopes in which it looks, in order.
@@ -44,10 +44,10 @@ impl Agent {
         };
         let namespace = Namespace::new(namespace);
         let scopes = self.scopes(&namespace, live);
-        let host = match (&asked.host, asked.address) {
-            (Some(name), _) => Some(self.deciding_host(name, &namespace)),
-            (None, Some(address)) => self.user_of(address, &scopes),
-            (None, None) => None,
+        let (host, found_by) = match (&asked.host, asked.address) {
+            (Some(name), _) => (Some(self.deciding_host(name, &namespace)), None),
+            (None, Some(address)) => self.user_at(address, &scopes).unzip(),
+            (None, None) => (None, None),
         };
         let name = host.as_ref().map(|host| self.name_facts(host, &namespace));
         let name = name.filter(|name| !name.entries.is_empty() || !name.rejected.is_empty());
@@ -66,6 +66,7 @@ impl Agent {
             sources: self.sources(),
             asked,
             name,
+            found_by,
             dials,
             services,
         }))
@@ -138,11 +139,10 @@ impl Agent {
         found.unwrap_or(name).clone()
     }
 
-    fn user_of(&self, address: IpAddr, scopes: &Scopes) -> Option<HostName> {
+    fn user_at(&self, address: IpAddr, scopes: &Scopes) -> Option<(HostName, AddressRange)> {
         let desired = self.reconciler.desired();
-        let user =
-            |(_, scope): &(u32, Scope)| desired.user_of(&Address { scope: scope.clone(), address }).cloned();
-        scopes.iter().find_map(user)
+        let (host, range) = desired.user_at(scopes.iter().map(|(_, scope)| scope), address)?;
+        Some((host.clone(), range))
     }
 
     fn name_facts(&self, host: &HostName, namespace: &Namespace) -> NameFacts {
@@ -188,6 +188,7 @@ impl Agent {
     ) -> EntryFacts {
         let snapshot = self.reconciler.snapshot();
         let endpoints: Vec<_> = snapshot.endpoints_of(entry).collect();
+        let ranges = entry.addresses.iter().map(|network| AddressRange::from(*network));
         EntryFacts {
             object: entry.object.to_string(),
             is_visible: entry.is_visible_to(namespace),
@@ -205,7 +206,7 @@ impl Agent {
             has_selector: entry.workload_selector.is_some(),
             only_unix: !endpoints.is_empty()
                 && endpoints.iter().all(|e| matches!(e.address, EndpointAddress::Unix(_))),
-            has_prefix: entry.addresses.iter().any(|net| net.prefix_len() != net.max_prefix_len()),
+            ranges: ranges.filter(|range| range.single().is_none()).collect(),
             names: desired::names_of(snapshot, entry, host).iter().map(ToString::to_string).collect(),
         }
     }
@@ -253,28 +254,46 @@ impl Agent {
         let maps = self.reconciler.sink().maps();
         let desired = self.reconciler.desired();
         let wanted = host.and_then(|host| desired.get(host));
-        let own = [Scope::Namespace(namespace.clone()), Scope::Mesh].into_iter().find_map(|scope| {
-            let frontend = Frontend { scope, address, port, transport };
-            let key = wanted?.tables.frontends.get(&frontend)?.clone();
-            Some((frontend, key))
+        let views = [Scope::Namespace(namespace.clone()), Scope::Mesh];
+        let own = AddressRange::around(address).find_map(|address| {
+            views.iter().find_map(|scope| {
+                let frontend = Frontend { scope: scope.clone(), address, port, transport };
+                let key = wanted?.tables.frontends.get(&frontend)?.clone();
+                Some((frontend, key))
+            })
         });
-        let winner = own.as_ref().and_then(|(frontend, _)| desired.winner_of(frontend)).cloned();
+        let frontend = own.as_ref().map(|(frontend, _)| frontend);
+        let winner = frontend.and_then(|frontend| desired.winner_of(frontend)).cloned();
+        let straight = frontend.and_then(|frontend| desired.straight_at(frontend)).cloned();
         let proto = match transport {
             Transport::Tcp => 6,
             Transport::Udp => 17,
         };
-        let lookup = |(id, scope): &(u32, Scope)| {
-            let (scope_id, addr) = (*id, addr::from_ip(address));
-            let service = maps.read_frontend(&FrontendKey { scope: scope_id, addr, port, proto, _pad: 0 })?;
-            let known = maps.read_address(&AddressKey { scope: scope_id, addr })?;
-            let unlisted = known.map(|known| match known.unlisted {
-                UNLISTED_REFUSE => Unlisted::Refuse,
-                _ => Unlisted::Pass,
-            });
-            Ok(Lookup { scope: scope.clone(), service, unlisted })
+        let addr = addr::from_ip(address);
+        let service =
+            |scope, addr, prefix| maps.read_frontend(&FrontendKey { scope, addr, port, proto, prefix });
+        let single = |(id, scope): &(u32, Scope)| {
+            let known = maps.read_address(&AddressKey { scope: *id, addr })?;
+            let unlisted = known.map(|known| unlisted_of(known.unlisted));
+            let service = service(*id, addr, PREFIX_SINGLE)?;
+            Ok(Lookup { scope: scope.clone(), service, unlisted, range: None })
         };
-        let lookups = scopes.iter().map(lookup).collect::<Result<_, MapError>>()?;
-        Ok(Dial { address, port, transport, lookups, own, winner })
+        let range = |(id, scope): &(u32, Scope)| {
+            let Some(cidr) = maps.read_cidr(CidrKey::new(*id, addr))? else { return Ok(None) };
+            let prefix = u8::try_from(cidr.prefix).unwrap_or(u8::MAX);
+            let (service, unlisted) =
+                (service(*id, cidr.addr, prefix)?, Some(unlisted_of(cidr.rule.unlisted)));
+            let range = range_at(cidr.addr, prefix);
+            Ok(Some(Lookup { scope: scope.clone(), service, unlisted, range }))
+        };
+        let mut lookups: Vec<Lookup> = scopes.iter().map(single).collect::<Result<_, MapError>>()?;
+        if lookups.iter().all(|lookup| lookup.service.is_none() && lookup.unlisted.is_none()) {
+            let ranges: Vec<_> = scopes.iter().map(range).collect::<Result<_, MapError>>()?;
+            lookups.extend(ranges.into_iter().flatten());
+            // The narrowest first, of equal ones that of the first scope.
+            lookups.sort_by_key(|lookup| lookup.range.map(|range| u8::MAX - range.prefix_len()));
+        }
+        Ok(Dial { address, port, transport, lookups, own, winner, straight })
     }
 
     /// A service as the kernel has it.

@@ -21,7 +21,7 @@ use super::{
     events::{self, Reported},
 };
 use crate::{
-    desired::{Address, Frontend, Scope, ServiceKey},
+    desired::{Address, AddressRange, Frontend, Scope, ServiceKey},
     model::Transport,
     sink::MapError,
     status::TraceEvent,
@@ -127,18 +127,26 @@ impl Agent {
     /// The service that was dialled.
     fn dialled(&self, event: &Event) -> Option<ServiceKey> {
         let transport = if event.proto == 6 { Transport::Tcp } else { Transport::Udp };
-        let (address, port) = (addr::to_ip(event.addr), event.port);
-        let frontends = &self.reconciler.sink().actual().frontends;
-        self.scopes_of(event)
-            .find_map(|scope| frontends.get(&Frontend { scope, address, port, transport }).cloned())
+        let actual = self.reconciler.sink().actual();
+        let scopes: Vec<_> = self.scopes_of(event).collect();
+        let places = AddressRange::around(addr::to_ip(event.addr));
+        let places = places.flat_map(|address| scopes.iter().map(move |scope| (scope.clone(), address)));
+        // The narrowest range that is known decides, even if it does not list the port.
+        let mut found = places.filter_map(|(scope, address)| {
+            let frontend = Frontend { scope: scope.clone(), address, port: event.port, transport };
+            let key = actual.frontends.get(&frontend);
+            (key.is_some() || actual.addresses.contains_key(&Address { scope, address }))
+                .then(|| key.cloned())
+        });
+        found.next().flatten()
     }
 
     /// The host whose address was dialled, with a port that it does not list.
     fn host_of(&self, event: &Event) -> Option<String> {
         let address: IpAddr = addr::to_ip(event.addr);
         let desired = self.reconciler.desired();
-        self.scopes_of(event)
-            .find_map(|scope| desired.user_of(&Address { scope, address }).map(ToString::to_string))
+        let scopes: Vec<_> = self.scopes_of(event).collect();
+        desired.user_at(scopes.iter(), address).map(|(host, _)| host.to_string())
     }
 }
 

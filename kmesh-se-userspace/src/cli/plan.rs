@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::PlaceArgs,
-    desired::{self, Plan, PortPlan},
+    desired::{self, AddressRange, Plan, PortPlan},
     model::Namespace,
 };
 
@@ -140,7 +140,7 @@ fn backends(port: &PortPlan) -> String {
     if list.is_empty() { "-".to_owned() } else { list.join(", ") }
 }
 
-fn join(addresses: &[std::net::IpAddr]) -> String {
+fn join(addresses: &[AddressRange]) -> String {
     let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     if list.is_empty() { "-".to_owned() } else { list.join(", ") }
 }

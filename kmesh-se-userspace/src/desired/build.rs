@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Address, AddressRule, Backend, Frontend, Known, NameEntry, NameView, Scope, ServiceKey, Tables, Unlisted,
-    Vips,
+    Address, AddressRange, AddressRule, Backend, Frontend, Known, NameEntry, NameView, Scope, ServiceKey,
+    Tables, Unlisted, Vips,
     backends::{self, Of},
     winner::{Winner, winner},
 };
@@ -27,6 +27,8 @@ pub struct HostDesired {
     pub unresolved: BTreeSet<Scope>,
     /// The age of the entry that gives each view its addresses: orders the claims of several hosts to one address.
     pub ages: BTreeMap<Scope, Age>,
+    /// The views whose addresses are dialled straight, on any port.
+    pub straight: BTreeSet<Scope>,
     /// The addresses of its endpoints: if one is a virtual address of another host, that host's backends are dialled.
     pub dialled: BTreeSet<IpAddr>,
 }
@@ -62,21 +64,27 @@ pub fn view_for<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> O
     Some(View { entries })
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// The ports that `entry` contributes, if it does.
+    #[must_use]
+    pub(super) fn ports_of(&self, entry: &Entry) -> Option<&[&'a Port]> {
+        let entry = self.entries.iter().find(|(e, _)| e.object == entry.object);
+        entry.map(|(_, ports)| ports.as_slice())
+    }
+
     /// The entry that gives the view its addresses and resolution.
     #[must_use]
     pub fn primary(&self) -> &Arc<Entry> {
         self.entries[0].0
     }
 
-    /// The virtual addresses of the view and what their unlisted ports get: those that the user wrote, else those
-    /// in the status, else the allocated ones.
+    /// The virtual addresses of the view, ranges included, and what their unlisted ports get: those that the user wrote,
+    /// else those in the status, else the allocated ones.
     #[must_use]
-    pub fn vips(&self, host: &HostName, allocated: Option<&Vips>) -> (Vec<IpAddr>, Unlisted) {
+    pub fn vips(&self, host: &HostName, allocated: Option<&Vips>) -> (Vec<AddressRange>, Unlisted) {
         let primary = self.primary();
         if !primary.addresses.is_empty() {
-            let plain = primary.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-            return (plain.map(|net| net.addr()).collect(), Unlisted::Pass);
+            return (primary.addresses.iter().map(|net| (*net).into()).collect(), Unlisted::Pass);
         }
         // Straight to the address dialled; and names under a wildcard each need a VIP of their own.
         if matches!(primary.resolution, Resolution::None | Resolution::DynamicDns) {
@@ -86,7 +94,7 @@ impl View<'_> {
         if vips.is_empty() && may_allocate(primary, host) {
             vips = allocated.into_iter().flat_map(Vips::iter).collect();
         }
-        (vips, Unlisted::Refuse)
+        (vips.into_iter().map(AddressRange::from).collect(), Unlisted::Refuse)
     }
 }
 
@@ -175,7 +183,7 @@ fn namespaces_with_views(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Names
     namespaces
 }
 
-/// The namespaces that write an address of `host` too, if there are several: at a shared address each comes first for its
+/// The namespaces that write an address or range of `host` too, if there are several: at a shared address each comes first for its
 /// own clients, who then need a view of everybody's ports there.
 fn namespaces_sharing(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespace> {
     let mut namespaces = BTreeSet::new();
@@ -192,7 +200,9 @@ fn namespaces_sharing(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespac
 fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope: Scope, view: &View<'_>) {
     let (vips, unlisted) = view.vips(host, known.vips.get(host));
     let mut all_backends: Vec<Backend> = Vec::new();
-    if view.primary().resolution != Resolution::None {
+    if view.primary().resolution == Resolution::None {
+        desired.straight.insert(scope.clone());
+    } else {
         for (entry, ports) in &view.entries {
             for port in ports {
                 let key = ServiceKey { host: host.clone(), entry: entry.object.clone(), port: port.number };
@@ -214,8 +224,8 @@ fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope:
             }
         }
     }
-    // Without balancing too: the address is this view's, so connections to it pass whatever another view or a younger
-    // entry makes of it.
+    // Without balancing too: the address is this view's, so connections to it pass whatever another view, a younger entry
+    // or a wider range makes of it.
     for address in &vips {
         let rule = AddressRule { unlisted, sorts_by: sorts_by(&desired.tables, &scope, *address, unlisted) };
         desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, rule);
@@ -230,6 +240,8 @@ fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope:
     // fails at once, and for that one family is enough.
     let any_v6 = all_backends.iter().any(|b| b.address.is_ipv6());
     let any_v4 = all_backends.iter().any(|b| b.address.is_ipv4());
+    // A range is nothing to answer.
+    let vips: Vec<IpAddr> = vips.iter().filter_map(AddressRange::single).collect();
     let has_v4_vip = vips.iter().any(IpAddr::is_ipv4);
     let name = NameView {
         answers_v4: any_v4 || !any_v6,
@@ -242,7 +254,7 @@ fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope:
 
 /// Of the services of an address that is ours alone, the one with the lowest port that has a backend of its family; without
 /// any such, the first.
-fn sorts_by(tables: &Tables, scope: &Scope, address: IpAddr, unlisted: Unlisted) -> Option<ServiceKey> {
+fn sorts_by(tables: &Tables, scope: &Scope, address: AddressRange, unlisted: Unlisted) -> Option<ServiceKey> {
     if unlisted == Unlisted::Pass {
         return None;
     }
@@ -250,7 +262,7 @@ fn sorts_by(tables: &Tables, scope: &Scope, address: IpAddr, unlisted: Unlisted)
     let services = || tables.frontends.iter().filter(|(frontend, _)| own(frontend)).map(|(_, key)| key);
     let reaches = |key: &&ServiceKey| {
         let backends = tables.services.get(*key).into_iter().flatten();
-        backends.map(|backend| backend.address).any(|backend| backend.is_ipv4() == address.is_ipv4())
+        backends.map(|backend| backend.address).any(|backend| backend.is_ipv4() == address.first().is_ipv4())
     };
     services().find(reaches).or_else(|| services().next()).cloned()
 }

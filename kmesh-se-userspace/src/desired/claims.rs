@@ -8,8 +8,8 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Address, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
-use crate::model::{HostName, ObjectRef};
+use super::{Address, AddressRange, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
+use crate::model::{HostName, ObjectRef, Transport};
 
 /// Entries of the client's own namespace first, then older ones, then by name.
 type Claim = (bool, Option<jiff::Timestamp>, Option<ObjectRef>, HostName);
@@ -26,7 +26,8 @@ pub struct Desired {
 
 impl Desired {
     /// Replaces what `host` wants; `None` removes it. Returns the rows that may have changed: all that the host has
-    /// wanted and wants. [`Desired::rows`] says what has become of them.
+    /// wanted and wants, and those that others want at an address that it has dialled straight. [`Desired::rows`] says what
+    /// has become of them.
     pub fn set(&mut self, host: &HostName, desired: Option<HostDesired>) -> Keys {
         let mut touched = Keys::default();
         if let Some(previous) = self.hosts.remove(host) {
@@ -39,6 +40,7 @@ impl Desired {
             for address in &previous.dialled {
                 release(&mut self.dialled, address, host);
             }
+            touched.frontends.extend(self.frontends_beside(&previous));
             touched.extend(previous.tables.into_keys());
         }
         if let Some(desired) = desired {
@@ -53,6 +55,7 @@ impl Desired {
             for address in &desired.dialled {
                 self.dialled.entry(*address).or_default().insert(host.clone());
             }
+            touched.frontends.extend(self.frontends_beside(&desired));
             touched.extend(desired.tables.clone().into_keys());
             self.hosts.insert(host.clone(), desired);
         }
@@ -71,7 +74,7 @@ impl Desired {
     }
 
     /// What the maps should hold in the rows `keys`; a row that is absent should not be there. Of several claims to a
-    /// row the oldest wins.
+    /// row the oldest wins; who has an address dialled straight claims all of its ports.
     #[must_use]
     pub fn rows(&self, keys: &Keys) -> Tables {
         let tables = |host: &HostName| self.hosts.get(host).map(|desired| &desired.tables);
@@ -82,8 +85,7 @@ impl Desired {
             }
         }
         for frontend in &keys.frontends {
-            let winner = winner(&self.frontends, frontend).and_then(tables);
-            if let Some(key) = winner.and_then(|t| t.frontends.get(frontend)) {
+            if let Some(key) = self.winner_of(frontend) {
                 rows.frontends.insert(frontend.clone(), key.clone());
             }
         }
@@ -98,20 +100,75 @@ impl Desired {
 
     /// The hosts that have an endpoint at one of the addresses in `keys`, whose backends may follow from theirs.
     pub fn followers<'a>(&'a self, keys: &'a Keys) -> impl Iterator<Item = &'a HostName> {
-        keys.addresses.iter().filter_map(|address| self.dialled.get(&address.address)).flatten()
+        keys.addresses.iter().filter_map(|address| self.dialled.get(&address.address.single()?)).flatten()
     }
 
-    /// The service that `frontend` is to lead to: that of the oldest claim.
+    /// The service that `frontend` is to lead to: that of the oldest claim, unless an older host has the address dialled
+    /// straight.
     #[must_use]
     pub fn winner_of(&self, frontend: &Frontend) -> Option<&ServiceKey> {
-        let (.., host) = self.frontends.get(frontend)?.first()?;
+        let claim = self.frontends.get(frontend)?.first()?;
+        if self.older_straight(claim, frontend).is_some() {
+            return None;
+        }
+        let (.., host) = claim;
         self.hosts.get(host)?.tables.frontends.get(frontend)
     }
 
-    /// The host that decides about `address`.
+    /// The host that has `frontend`'s address dialled straight, with an older claim than that of any service.
+    #[must_use]
+    pub fn straight_at(&self, frontend: &Frontend) -> Option<&HostName> {
+        self.older_straight(self.frontends.get(frontend)?.first()?, frontend)
+    }
+
+    fn older_straight(&self, claim: &Claim, frontend: &Frontend) -> Option<&HostName> {
+        let address = Address { scope: frontend.scope.clone(), address: frontend.address };
+        let older = self.addresses.get(&address)?.range(..claim);
+        let is_straight =
+            |host: &HostName| self.hosts.get(host).is_some_and(|h| h.straight.contains(&address.scope));
+        older.map(|(.., host)| host).find(|host| is_straight(host))
+    }
+
+    /// The frontends that anybody wants at the addresses that a host has dialled straight.
+    fn frontends_beside(&self, host: &HostDesired) -> impl Iterator<Item = Frontend> {
+        let addresses = host.tables.addresses.keys().filter(|address| host.straight.contains(&address.scope));
+        addresses.flat_map(|Address { scope, address }| {
+            let end = |port, transport| Frontend { scope: scope.clone(), address: *address, port, transport };
+            let of_address = end(0, Transport::Tcp)..=end(u16::MAX, Transport::Udp);
+            self.frontends.range(of_address).map(|(frontend, _)| frontend.clone())
+        })
+    }
+
+    /// The host that decides about `address`, and nothing narrower.
     #[must_use]
     pub fn user_of(&self, address: &Address) -> Option<&HostName> {
         winner(&self.addresses, address)
+    }
+
+    /// The host that decides about connections to `address` of a client that looks in `scopes`, in this order, and the
+    /// address or range by which it does: the narrowest that somebody wants.
+    pub fn user_at<'a>(
+        &self,
+        scopes: impl Iterator<Item = &'a Scope> + Clone,
+        address: IpAddr,
+    ) -> Option<(&HostName, AddressRange)> {
+        AddressRange::around(address).find_map(|address| {
+            let user = |scope: &Scope| self.user_of(&Address { scope: scope.clone(), address });
+            Some((scopes.clone().find_map(user)?, address))
+        })
+    }
+
+    /// The addresses and ranges of `scope` that lie in `range` but are not all of it, each with the host that decides about it.
+    pub fn within(
+        &self,
+        scope: &Scope,
+        range: AddressRange,
+    ) -> impl Iterator<Item = (AddressRange, &HostName)> {
+        let from = Address { scope: scope.clone(), address: range };
+        let rows = self.addresses.range(from..);
+        let rows = rows.take_while(move |(at, _)| at.scope == *scope && range.contains(&at.address));
+        rows.filter(move |(at, _)| at.address != range)
+            .filter_map(|(at, claims)| Some((at.address, claims.first().map(|(.., host)| host)?)))
     }
 }
 

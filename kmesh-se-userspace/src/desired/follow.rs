@@ -35,7 +35,9 @@ pub(super) fn lead_of_name<'a>(known: Known<'a>, of: Of<'a>, name: &HostName, po
     }
     let scope = Scope::Namespace(of.entry.object.namespace.clone());
     let Some((host, view)) = view_of(known, name, &scope) else { return nowhere };
-    if view.vips(host, known.vips.get(host)).0.is_empty() || view.primary().resolution == Resolution::None {
+    let (vips, _) = view.vips(host, known.vips.get(host));
+    // A name without a single address is for DNS.
+    if vips.iter().all(|vip| vip.single().is_none()) || view.primary().resolution == Resolution::None {
         return nowhere;
     }
     service(&view, host, of, port).map_or(nowhere, Lead::Service)
@@ -46,13 +48,13 @@ pub(super) fn lead_of_address<'a>(known: Known<'a>, of: Of<'a>, address: IpAddr,
     let straight = Lead::Straight(vec![address]);
     let namespace = &of.entry.object.namespace;
     let scope = Scope::Namespace(namespace.clone());
-    let writers = known.snapshot.writers_of(address).flat_map(|entry| &entry.hosts);
+    let writers = known.snapshot.writers_of(address.into()).flat_map(|entry| &entry.hosts);
     let hosts = writers.chain(known.vips.host_of(address));
     let mut users: Vec<(&HostName, View<'_>, Unlisted)> = hosts
         .filter_map(|host| {
             let (host, view) = view_of(known, host, &scope)?;
             let (vips, unlisted) = view.vips(host, known.vips.get(host));
-            vips.contains(&address).then_some((host, view, unlisted))
+            vips.contains(&address.into()).then_some((host, view, unlisted))
         })
         .collect();
     // As the connection itself would find it: an entry of the namespace first, then the oldest.

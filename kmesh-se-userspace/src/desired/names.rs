@@ -18,7 +18,7 @@ pub struct NameEntry {
 /// What one view of a name answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameView {
-    /// The virtual addresses, of both families.
+    /// The virtual addresses, of both families; no ranges, which no answer can hold.
     pub vips: Vec<IpAddr>,
     /// Whether an A query gets the IPv4 addresses: some backend can be reached from an IPv4 socket.
     pub answers_v4: bool,

@@ -7,9 +7,11 @@ use std::{collections::BTreeSet, net::IpAddr};
 use serde::Serialize;
 
 use super::{
-    Condition, Known, Scope, View,
+    AddressRange, Condition, Desired, Known, Scope, View,
     backends::{self, Of},
-    conditions, view_for,
+    build, conditions,
+    shadows::shadows,
+    view_for,
 };
 use crate::model::{EndpointAddress, Entry, HostName, Namespace, Protocol, Resolution};
 
@@ -30,7 +32,7 @@ pub struct ServicePlan {
     pub name: String,
     pub host: HostName,
     pub resolution: Resolution,
-    pub vips: Vec<IpAddr>,
+    pub vips: Vec<AddressRange>,
     pub ports: Vec<PortPlan>,
     pub conditions: Vec<Condition>,
 }
@@ -72,16 +74,25 @@ pub fn plan(known: Known<'_>, namespace: &Namespace) -> Plan {
     let Known { snapshot, vips, .. } = known;
     let scope = Scope::Namespace(namespace.clone());
     let mut plan = Plan { services: Vec::new(), names: Vec::new() };
+    let mut desired = Desired::default();
+    for host in snapshot.hosts() {
+        desired.set(host, Some(build::host(known, host)));
+    }
     for entry in snapshot.entries().filter(|e| e.is_visible_to(namespace)) {
         for host in &entry.hosts {
             let conditions = conditions::conditions(snapshot, host, &scope, entry);
             let view = view_for(snapshot, host, &scope);
-            plan.services.push(service(known, entry, host, view.as_ref(), conditions));
+            let mut service = service(known, entry, host, view.as_ref(), conditions);
+            if let Some(ports) = view.as_ref().and_then(|view| view.ports_of(entry)) {
+                service.conditions.extend(shadows(&desired, host, namespace, &service.vips, ports));
+            }
+            plan.services.push(service);
         }
     }
     for host in snapshot.hosts() {
         let Some(view) = view_for(snapshot, host, &scope) else { continue };
         let (addresses, _) = view.vips(host, vips.get(host));
+        let addresses: Vec<_> = addresses.iter().filter_map(AddressRange::single).collect();
         if !addresses.is_empty() {
             let object = &view.primary().object;
             let entry = format!("{}/{}", object.namespace, object.name);
@@ -99,10 +110,10 @@ fn service(
     mut conditions: Vec<Condition>,
 ) -> ServicePlan {
     let (addresses, _) = view.map(|view| view.vips(host, known.vips.get(host))).unwrap_or_default();
-    let serves = view.and_then(|view| view.entries.iter().find(|(e, _)| e.object == entry.object));
+    let serves = view.and_then(|view| view.ports_of(entry));
     let mut ports = Vec::new();
     let mut problems = BTreeSet::new();
-    for port in serves.into_iter().flat_map(|(_, ports)| ports) {
+    for port in serves.into_iter().flatten() {
         let found = backends::backends(known, Of { entry, host, port });
         problems.extend(found.problems);
         let backends = found.backends.into_iter().map(|b| BackendPlan {
@@ -148,17 +159,15 @@ fn mode(entry: &Entry) -> &'static str {
 }
 
 /// What an accepted entry asks for that is not done here.
-fn limits(entry: &Entry, vips: &[IpAddr]) -> Option<Condition> {
+fn limits(entry: &Entry, vips: &[AddressRange]) -> Option<Condition> {
     let not_programmed = |reason, message: &str| {
         Some(Condition { kind: "Programmed", status: "False", reason, message: message.to_owned() })
     };
-    let has_prefix = entry.addresses.iter().any(|net| net.prefix_len() != net.max_prefix_len());
     match entry.resolution {
         Resolution::DynamicDns => {
             not_programmed("DynamicDnsNotSupported", "names under a wildcard are not resolved yet")
         }
         Resolution::None => None,
-        _ if has_prefix => not_programmed("CidrNotSupported", "a range of addresses is not balanced yet"),
         _ if vips.is_empty() => {
             not_programmed("NoAddress", "there is no address to dial: set addresses, or allow allocation")
         }

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::Scope;
+use super::{AddressRange, Scope};
 use crate::model::{HostName, ObjectRef, Transport};
 
 /// A virtual address and port as the clients of one scope see it.
@@ -19,8 +19,8 @@ use crate::model::{HostName, ObjectRef, Transport};
 pub struct Frontend {
     /// Whose view.
     pub scope: Scope,
-    /// The virtual address.
-    pub address: IpAddr,
+    /// The virtual address, or a range of them.
+    pub address: AddressRange,
     /// The port that clients dial.
     pub port: u16,
     /// The transport.
@@ -29,13 +29,7 @@ pub struct Frontend {
 
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {:?} scope {}",
-            std::net::SocketAddr::new(self.address, self.port),
-            self.transport,
-            self.scope
-        )
+        write!(f, "{} {:?} scope {}", self.address.with_port(self.port), self.transport, self.scope)
     }
 }
 
@@ -69,13 +63,13 @@ pub struct Backend {
     pub source: Arc<str>,
 }
 
-/// A virtual address in one scope.
+/// A virtual address, or a range of them, in one scope.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Address {
     /// Whose view.
     pub scope: Scope,
-    /// The virtual address.
-    pub address: IpAddr,
+    /// The virtual address, or a range of them.
+    pub address: AddressRange,
 }
 
 /// What a port without a frontend gets.
@@ -104,7 +98,7 @@ pub struct Tables {
     pub services: BTreeMap<ServiceKey, Vec<Backend>>,
     /// The service of each frontend.
     pub frontends: BTreeMap<Frontend, ServiceKey>,
-    /// The addresses in use.
+    /// The addresses and ranges in use.
     pub addresses: BTreeMap<Address, AddressRule>,
 }
 

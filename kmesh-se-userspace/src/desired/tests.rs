@@ -5,6 +5,7 @@ mod claims;
 mod generated;
 mod names;
 mod properties;
+mod ranges;
 mod views;
 mod vips;
 
@@ -123,11 +124,11 @@ fn built_with(snapshot: &Snapshot, resolved: &Resolved, vips: Vips, name: &str) 
 fn seen_at(desired: &HostDesired, namespace: &str, address: &str) -> Vec<String> {
     let own = Scope::Namespace(Namespace::new(namespace));
     let known = |scope: &Scope| {
-        desired.tables.addresses.contains_key(&Address { scope: scope.clone(), address: ip(address) })
+        desired.tables.addresses.contains_key(&Address { scope: scope.clone(), address: ip(address).into() })
     };
     let scope = if known(&own) { own } else { Scope::Mesh };
     let frontends = desired.tables.frontends.iter();
-    let frontends = frontends.filter(|(f, _)| f.scope == scope && f.address == ip(address));
+    let frontends = frontends.filter(|(f, _)| f.scope == scope && f.address == ip(address).into());
     frontends.map(|(f, key)| format!("{}: {}", f.port, text(&desired.tables.services[key]))).collect()
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    desired::{Scope, Unlisted},
+    desired::{AddressRange, Scope, Unlisted},
     model::{HostName, Kind, Namespace, ObjectRef, Transport},
 };
 
@@ -19,13 +19,25 @@ fn scope() -> impl Strategy<Value = Scope> {
     prop_oneof![Just(Scope::Mesh), Just(Scope::Namespace(Namespace::new("one")))]
 }
 
+/// Single addresses, and ranges that hold some of them and one another.
+pub(crate) fn any_address() -> impl Strategy<Value = AddressRange> {
+    let ranges = ["240.240.0.2/31", "240.240.0.0/30", "240.240.0.0/24", "0.0.0.0/0", "::/0", "fd00::/64"];
+    prop_oneof![
+        2 => (1u8..4).prop_map(|n| IpAddr::from([240, 240, 0, n]).into()),
+        1 => prop::sample::select(ranges.to_vec()).prop_map(|range| range.parse().expect("a range")),
+    ]
+}
+
 /// Tables in which every frontend and address has its service.
 pub(crate) fn any_tables() -> impl Strategy<Value = Tables> {
     let backends = prop::collection::btree_map((1u8..6, 1u16..3), 1u32..3, 0..4);
     let services = prop::collection::btree_map(0u8..5, backends, 0..5);
-    let frontends = prop::collection::vec((scope(), 1u8..3, 80u16..83, any::<prop::sample::Index>()), 0..8);
-    let addresses =
-        prop::collection::vec((scope(), 1u8..4, any::<bool>(), any::<Option<prop::sample::Index>>()), 0..5);
+    let frontends =
+        prop::collection::vec((scope(), any_address(), 80u16..83, any::<prop::sample::Index>()), 0..8);
+    let addresses = prop::collection::vec(
+        (scope(), any_address(), any::<bool>(), any::<Option<prop::sample::Index>>()),
+        0..6,
+    );
     (services, frontends, addresses).prop_map(|(services, frontends, addresses)| {
         let mut tables = Tables::default();
         for (n, backends) in services {
@@ -37,19 +49,17 @@ pub(crate) fn any_tables() -> impl Strategy<Value = Tables> {
         }
         let keys: Vec<_> = tables.services.keys().cloned().collect();
         if !keys.is_empty() {
-            for (scope, n, port, service) in frontends {
-                let address = IpAddr::from([240, 240, 0, n]);
+            for (scope, address, port, service) in frontends {
                 let frontend = Frontend { scope, address, port, transport: Transport::Tcp };
                 tables.frontends.insert(frontend, keys[service.index(keys.len())].clone());
             }
         }
         let used: Vec<_> = tables.frontends.values().cloned().collect();
-        for (scope, n, refuse, service) in addresses {
+        for (scope, address, refuse, service) in addresses {
             let unlisted = if refuse { Unlisted::Refuse } else { Unlisted::Pass };
             let sorts_by = service.filter(|_| refuse && !used.is_empty());
             let sorts_by = sorts_by.map(|service| used[service.index(used.len())].clone());
-            let address = Address { scope, address: IpAddr::from([240, 240, 0, n]) };
-            tables.addresses.insert(address, AddressRule { unlisted, sorts_by });
+            tables.addresses.insert(Address { scope, address }, AddressRule { unlisted, sorts_by });
         }
         tables
     })

@@ -75,11 +75,15 @@ pub(super) fn unanswered(facts: &Facts, name: &NameFacts) -> Cause {
         Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {}
     }
     if name.vips.is_empty() {
-        if primary.has_prefix {
+        if !primary.ranges.is_empty() {
+            let ranges: Vec<_> = primary.ranges.iter().map(ToString::to_string).collect();
             let message = format!(
-                "{object} has a range of addresses, which is not balanced yet: list single addresses"
+                "{object} has only ranges of addresses ({}), of which no name can be one: the client's own resolver \
+                 answers {}; explain an address of a range, or list a single address",
+                ranges.join(", "),
+                name.host
             );
-            return Cause::new("CidrNotSupported", message);
+            return Cause::new("OnlyRanges", message);
         }
         return Cause::new(
             "NoAddress",
@@ -135,6 +139,16 @@ fn listed(name: Option<&NameFacts>) -> String {
 pub(super) fn no_frontend(facts: &Facts, dial: &Dial, unlisted: Option<Unlisted>) -> Cause {
     let shown = dial.shown();
     let name = facts.name.as_ref();
+    if let (Some((_, own)), Some(straight)) = (&dial.own, &dial.straight) {
+        return Cause::new(
+            "Shadowed",
+            format!(
+                "{shown} of {} ({}) goes straight to the address dialled, as the older {straight} has it by resolution \
+                 NONE: give one of them another address",
+                own.host, own.entry
+            ),
+        );
+    }
     if dial.own.is_some() || dial.winner.is_some() {
         if let Some(failure) = name.and_then(|name| name.failures.first()) {
             return Cause::new(
@@ -165,6 +179,12 @@ pub(super) fn no_frontend(facts: &Facts, dial: &Dial, unlisted: Option<Unlisted>
             ),
         };
     };
+    let serving = name.entries.iter().find(|entry| !entry.serves.is_empty());
+    if let Some(entry) = serving.filter(|entry| entry.resolution == Resolution::None) {
+        let message =
+            format!("{} has resolution NONE: connections to {shown} go straight there", entry.object);
+        return Cause::new("Passthrough", message);
+    }
     let wanted = (dial.port, dial.transport);
     let lists = |entry: &&EntryFacts| entry.is_visible && entry.ports.contains(&wanted);
     if let Some(loser) = name.entries.iter().find(lists) {

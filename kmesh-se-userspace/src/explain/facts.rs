@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    desired::{Backend, Frontend, Scope, ServiceKey, Unlisted},
+    desired::{AddressRange, Backend, Frontend, Scope, ServiceKey, Unlisted},
     model::{HostName, Resolution, Transport},
 };
 
@@ -27,6 +27,8 @@ pub struct Facts {
     pub client: Client,
     /// The host that the target is, or whose address it is; none for an address that no host has.
     pub name: Option<NameFacts>,
+    /// The address or range by which an address that was asked for is the host's.
+    pub found_by: Option<AddressRange>,
     /// What clients would dial: each address with each port.
     pub dials: Vec<Dial>,
     /// The services that the dials lead to, by id, as the kernel has them.
@@ -181,8 +183,8 @@ pub struct EntryFacts {
     pub has_selector: bool,
     /// Whether all its endpoints are Unix sockets.
     pub only_unix: bool,
-    /// Whether its addresses are ranges.
-    pub has_prefix: bool,
+    /// Its addresses that are ranges.
+    pub ranges: Vec<AddressRange>,
     /// The names that its backends are resolved from.
     pub names: Vec<String>,
 }
@@ -235,6 +237,8 @@ pub struct Dial {
     pub own: Option<(Frontend, ServiceKey)>,
     /// The service that the frontend is to lead to; another host's when that has an older claim.
     pub winner: Option<ServiceKey>,
+    /// The older host that has the address dialled straight, so that the frontend leads nowhere.
+    pub straight: Option<HostName>,
 }
 
 impl Dial {
@@ -260,6 +264,8 @@ pub struct Lookup {
     pub service: Option<u32>,
     /// What other ports of the address get, if the address is known.
     pub unlisted: Option<Unlisted>,
+    /// The range that it was found by; none if by itself.
+    pub range: Option<AddressRange>,
 }
 
 /// A service as the kernel has it.

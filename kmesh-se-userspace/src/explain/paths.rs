@@ -11,7 +11,7 @@ use super::{
     facts::{Answered, Client, EnrolledAs, LiveService, NameFacts},
 };
 use crate::{
-    desired::{Backend, Unlisted},
+    desired::{AddressRange, Backend, Unlisted},
     model::Transport,
 };
 
@@ -172,8 +172,10 @@ fn address_step(facts: &Facts, name: &NameFacts, out: &mut Explanation) {
     let Some(address) = facts.asked.address else { return };
     let serving: Vec<_> =
         name.entries.iter().filter(|e| !e.serves.is_empty()).map(|e| e.object.as_str()).collect();
-    let detail = format!("{address} is {} of {}", name.host, serving.join(", "));
-    out.step("address", true, detail, json!({"host": name.host, "entries": serving}));
+    let range = facts.found_by.filter(|range| range.single().is_none());
+    let within = range.map_or_else(String::new, |range| format!("in {range}, "));
+    let detail = format!("{address} is {within}{} of {}", name.host, serving.join(", "));
+    out.step("address", true, detail, json!({"host": name.host, "entries": serving, "range": range}));
     shadowed(facts, name, out);
 }
 
@@ -200,14 +202,16 @@ fn one_port(facts: &Facts, dials: &[&Dial], out: &mut Explanation) -> Result<(),
 
 fn frontend(facts: &Facts, dial: &Dial, out: &mut Explanation) -> Result<u32, Cause> {
     let shown = dial.shown();
-    let fields = |scope: &str, service: Option<u32>| {
+    let fields = |scope: &str, service: Option<u32>, range: Option<AddressRange>| {
         json!({
             "address": dial.address, "port": dial.port, "protocol": causes::word(dial.transport),
-            "scope": scope, "serviceId": service,
+            "scope": scope, "serviceId": service, "range": range,
         })
     };
     for lookup in &dial.lookups {
         let scope = lookup.scope.to_string();
+        let within = lookup.range.map_or_else(String::new, |range| format!(", by the range {range},"));
+        let fields = |service| fields(&scope, service, lookup.range);
         if let Some(id) = lookup.service {
             let own = dial.own.as_ref().map(|(_, key)| key);
             let live = facts.services.get(&id).and_then(|service| service.key.as_ref());
@@ -215,11 +219,11 @@ fn frontend(facts: &Facts, dial: &Dial, out: &mut Explanation) -> Result<u32, Ca
                 && own.host != live.host
             {
                 let cause = causes::address_taken(dial, own, live);
-                out.step("frontend", false, &*cause.message, fields(&scope, Some(id)));
+                out.step("frontend", false, &*cause.message, fields(Some(id)));
                 return Err(cause);
             }
-            let detail = format!("{shown} in scope {scope} leads to service {id}");
-            out.step("frontend", true, detail, fields(&scope, Some(id)));
+            let detail = format!("{shown} in scope {scope}{within} leads to service {id}");
+            out.step("frontend", true, detail, fields(Some(id)));
             return Ok(id);
         }
         if let Some(unlisted) = lookup.unlisted {
@@ -231,15 +235,15 @@ fn frontend(facts: &Facts, dial: &Dial, out: &mut Explanation) -> Result<u32, Ca
                 }
                 (Unlisted::Pass, _) => "passed through unchanged",
             };
-            let detail = format!("{shown} in scope {scope} is no frontend: it is {fate}");
-            out.step("frontend", false, detail, fields(&scope, None));
+            let detail = format!("{shown} in scope {scope}{within} is no frontend: it is {fate}");
+            out.step("frontend", false, detail, fields(None));
             return Err(cause);
         }
     }
     let cause = causes::no_frontend(facts, dial, None);
     let detail = format!("{shown} is not in the kernel's maps: it passes through unchanged");
     let scopes: Vec<_> = dial.lookups.iter().map(|lookup| lookup.scope.to_string()).collect();
-    out.step("frontend", false, detail, fields(&scopes.join(", "), None));
+    out.step("frontend", false, detail, fields(&scopes.join(", "), None, None));
     Err(cause)
 }
 

@@ -1,4 +1,5 @@
 mod pretty;
+mod ranges;
 
 use kmesh_se_common::maps::Slot;
 
@@ -108,15 +109,6 @@ const CAUSES: &[Row] = &[
         },
         "NoAddress",
         "no address to dial",
-        Some("name"),
-    ),
-    (
-        |f| {
-            unanswered(f).has_prefix = true;
-            name(f).vips.clear();
-        },
-        "CidrNotSupported",
-        "range",
         Some("name"),
     ),
     (
@@ -433,7 +425,12 @@ fn a_port_that_fails_does_not_hide_one_that_works() {
 #[test]
 fn a_namespaces_own_view_is_looked_up_before_the_meshs() {
     let mut facts = working();
-    let own = Lookup { scope: Scope::Namespace(Namespace::new("shop")), service: None, unlisted: None };
+    let own = Lookup {
+        scope: Scope::Namespace(Namespace::new("shop")),
+        service: None,
+        unlisted: None,
+        range: None,
+    };
     facts.dials[0].lookups.insert(0, own);
     assert!(explain(&facts).reachable);
     // An address that the own view knows hides the mesh's frontends.

@@ -134,9 +134,9 @@ impl Pins {
 
 /// A short word that is different for maps of different sizes.
 fn size_tag(capacities: &Capacities) -> String {
-    let Capacities { workloads, frontends, addresses, services, slots, backends, connections: _ } =
+    let Capacities { workloads, frontends, addresses, cidrs, services, slots, backends, connections: _ } =
         capacities;
-    [workloads, frontends, addresses, services, slots, backends].map(|n| format!("{n:x}")).join("-")
+    [workloads, frontends, addresses, cidrs, services, slots, backends].map(|n| format!("{n:x}")).join("-")
 }
 
 fn is_bpffs(path: &Path) -> bool {

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
+
 use super::{
     Accepted, ClusterHost, Endpoint, Entry, ExportTo, HostName, Kind, KubeNamespace, Locality, Namespace,
     Node, ObjectRef, Place, Workload,
@@ -30,7 +32,7 @@ pub struct Snapshot {
     /// The entries with a selector that can select something.
     selecting: BTreeSet<ObjectRef>,
     /// Address -> the entries that write it or have it in their status.
-    written: BTreeMap<IpAddr, BTreeSet<ObjectRef>>,
+    written: BTreeMap<IpNet, BTreeSet<ObjectRef>>,
 }
 
 impl Snapshot {
@@ -168,7 +170,7 @@ impl Snapshot {
 
     /// The hosts that share `address` with an entry of `namespace`, if entries of other namespaces do: they have views of
     /// each other.
-    fn hosts_sharing(&self, address: IpAddr, namespace: &Namespace) -> BTreeSet<HostName> {
+    fn hosts_sharing(&self, address: IpNet, namespace: &Namespace) -> BTreeSet<HostName> {
         if self.writers_of(address).all(|entry| entry.object.namespace == *namespace) {
             return BTreeSet::new();
         }
@@ -237,8 +239,8 @@ impl Snapshot {
         self.services.get(host)
     }
 
-    /// The entries that write `address` or have it in their status.
-    pub fn writers_of(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Entry>> {
+    /// The entries that write `address`, which may be a range, or have it in their status.
+    pub fn writers_of(&self, address: IpNet) -> impl Iterator<Item = &Arc<Entry>> {
         let objects = self.written.get(&address).into_iter().flatten();
         objects.filter_map(|object| self.entries.get(object))
     }
@@ -246,7 +248,7 @@ impl Snapshot {
     /// Whether some entry writes `address` or has it in its status, so that it is not free for allocation.
     #[must_use]
     pub fn is_written(&self, address: IpAddr) -> bool {
-        self.written.contains_key(&address)
+        self.written.contains_key(&address.into())
     }
 
     /// All entries, by namespace and name.
@@ -310,10 +312,10 @@ impl Entry {
         (self.created, &self.object)
     }
 
-    /// The plain addresses of `spec.addresses` and `status.addresses`.
-    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let plain = self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-        plain.map(|net| net.addr()).chain(self.status_addresses.iter().map(|(address, _)| *address))
+    /// The addresses and ranges of `spec.addresses` and `status.addresses`.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpNet> {
+        let in_status = self.status_addresses.iter().map(|(address, _)| IpNet::from(*address));
+        self.addresses.iter().copied().chain(in_status)
     }
 
     fn selects_some(&self) -> bool {

@@ -127,7 +127,7 @@ impl Node {
                     let at = std::net::SocketAddr::new(b.address, b.port);
                     if b.weight == 1 { format!(" {at}") } else { format!(" {at}*{}", b.weight) }
                 });
-                let at = std::net::SocketAddr::new(frontend.address, frontend.port);
+                let at = frontend.address.with_port(frontend.port);
                 let transport = format!("{:?}", frontend.transport).to_uppercase();
                 format!("{} {at} {transport} ->{}", frontend.scope, backends.collect::<String>())
             })

@@ -16,14 +16,16 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, MapData, MapError as AyaError, PerCpuArray, PerCpuValues},
+    maps::{
+        Array, HashMap, LpmTrie, MapData, MapError as AyaError, PerCpuArray, PerCpuValues, lpm_trie::Key,
+    },
 };
 use kmesh_se_common::{
     addr::{self, Addr16},
     limits::{self as l, MAX_LEVELS},
     maps::{
-        self, AddressKey, CONFIG_TRACE, Config, Frontend, FrontendKey, Outcome, Resolver, Service,
-        ServiceCount, Workload,
+        self, AddressKey, CONFIG_TRACE, Cidr, CidrKey, Config, Frontend, FrontendKey, Outcome, PREFIX_SINGLE,
+        Resolver, Service, ServiceCount, Workload,
     },
 };
 
@@ -41,6 +43,7 @@ pub struct AyaMaps {
     filter: Filter,
     frontend: HashMap<MapData, FrontendKey, Frontend>,
     address: HashMap<MapData, AddressKey, maps::Address>,
+    cidr: LpmTrie<MapData, CidrKey, Cidr>,
     service: MappedArray<Service>,
     slot: Array<MapData, maps::Slot>,
     backend: Array<MapData, maps::Backend>,
@@ -113,6 +116,7 @@ impl AyaMaps {
             filter,
             frontend: loaded.take(l::MAP_FRONTEND)?,
             address: loaded.take(l::MAP_ADDRESS)?,
+            cidr: loaded.take(l::MAP_CIDR)?,
             service,
             slot: loaded.take(l::MAP_SLOT)?,
             backend: loaded.take(l::MAP_BACKEND)?,
@@ -131,13 +135,13 @@ impl AyaMaps {
         Heartbeat { config: self.config.clone(), has_stopped: Arc::default() }
     }
 
-    /// Writes what the programs need to know of the agent. The heartbeat and the depths of enrolled cgroups are kept: in maps
-    /// that are taken over, programs may be using them.
+    /// Writes what the programs need to know of the agent. The heartbeat, the depths of enrolled cgroups and the number of
+    /// ranges are kept: in maps that are taken over, programs may be using them.
     ///
     /// # Errors
     /// A word lies outside the map, which cannot be.
     pub fn write_config(&mut self, config: Config) -> Result<(), MapError> {
-        let kept = [offset_of!(Config, levels), offset_of!(Config, heartbeat_ns)];
+        let kept = [offset_of!(Config, levels), offset_of!(Config, heartbeat_ns), offset_of!(Config, cidrs)];
         let words = std::mem::size_of::<Config>() / 8;
         // SAFETY: `Config` is plain old data (`aya::Pod`) without implicit padding, 8-byte aligned, of `words` words.
         let source = unsafe { std::slice::from_raw_parts((&raw const config).cast::<u64>(), words) };
@@ -237,7 +241,10 @@ fn sys(map: &'static str, call: &'static str) -> impl Fn(io::Error) -> MapError 
 
 fn write_error(error: AyaError, map: &'static str, capacity: u32, flag: &'static str) -> MapError {
     match &error {
-        AyaError::SyscallError(e) if e.io_error.raw_os_error() == Some(libc::E2BIG) => {
+        // A trie answers otherwise than a hash map.
+        AyaError::SyscallError(e)
+            if matches!(e.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>
+        {
             MapError::Full { map, capacity, flag }
         }
         _ => MapError::Sys { map, call: "write", error: chain(&error) },
@@ -257,7 +264,11 @@ fn remove<K: Pod, V: Pod>(
     key: &K,
     name: &'static str,
 ) -> Result<(), MapError> {
-    match map.remove(key) {
+    removed(map.remove(key), name)
+}
+
+fn removed(result: Result<(), AyaError>, name: &'static str) -> Result<(), MapError> {
+    match result {
         Ok(()) | Err(AyaError::KeyNotFound) => Ok(()),
         Err(AyaError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         Err(error) => Err(write_error(error, name, 0, "")),
@@ -289,7 +300,9 @@ impl Maps for AyaMaps {
     }
 
     fn insert_frontend(&mut self, key: FrontendKey, service: u32) -> Result<(), MapError> {
-        self.filter.add(&key.addr).map_err(sys(l::MAP_FILTER, "write"))?;
+        if key.prefix == PREFIX_SINGLE {
+            self.filter.add(&key.addr).map_err(sys(l::MAP_FILTER, "write"))?;
+        }
         let full = self.capacities.frontends;
         self.frontend
             .insert(key, Frontend { service }, 0)
@@ -308,6 +321,22 @@ impl Maps for AyaMaps {
 
     fn remove_address(&mut self, key: AddressKey) -> Result<(), MapError> {
         remove(&mut self.address, &key, l::MAP_ADDRESS)
+    }
+
+    fn insert_cidr(&mut self, key: CidrKey, cidr: Cidr) -> Result<(), MapError> {
+        let bits = u32::BITS + cidr.prefix;
+        self.cidr
+            .insert(&Key::new(bits, key), cidr, 0)
+            .map_err(|e| write_error(e, l::MAP_CIDR, self.capacities.cidrs, "cidrs"))
+    }
+
+    fn remove_cidr(&mut self, key: CidrKey, prefix: u8) -> Result<(), MapError> {
+        removed(self.cidr.remove(&Key::new(CidrKey::bits(prefix), key)), l::MAP_CIDR)
+    }
+
+    fn set_cidr_count(&mut self, count: u32) -> Result<(), MapError> {
+        let at = offset_of!(Config, cidrs);
+        self.config.store(0, at, count.into()).map_err(sys(l::MAP_CONFIG, "write"))
     }
 
     fn insert_workload(&mut self, cgroup: u64, workload: Workload) -> Result<(), MapError> {
@@ -335,6 +364,7 @@ impl Maps for AyaMaps {
         let mut contents = Contents {
             frontends: self.read_frontends()?,
             addresses: self.read_addresses()?,
+            cidrs: self.read_cidrs()?,
             workloads: self.read_workloads()?,
             ..Contents::default()
         };

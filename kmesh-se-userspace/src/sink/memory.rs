@@ -11,8 +11,8 @@ use kmesh_se_common::{
     addr,
     limits::{LEVEL_END, MAX_LEVELS},
     maps::{
-        self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT,
-        WORKLOAD_PRIVATE_VIEW, Workload,
+        self, AddressKey, Cidr, CidrKey, FrontendKey, PREFIX_SINGLE, SCOPE_MESH, Service, UNLISTED_REFUSE,
+        WORKLOAD_EXEMPT, WORKLOAD_PRIVATE_VIEW, Workload,
     },
 };
 
@@ -38,6 +38,9 @@ pub enum Outcome {
 pub struct MemoryMaps {
     frontends: BTreeMap<FrontendKey, u32>,
     addresses: BTreeMap<AddressKey, maps::Address>,
+    /// By key and prefix.
+    cidrs: BTreeMap<(CidrKey, u8), Cidr>,
+    cidr_count: u32,
     services: BTreeMap<u32, Service>,
     slots: BTreeMap<u32, maps::Slot>,
     backends: BTreeMap<u32, maps::Backend>,
@@ -62,20 +65,28 @@ impl MemoryMaps {
             return Outcome::Passes;
         };
         let private = workload.flags & WORKLOAD_PRIVATE_VIEW != 0;
-        let scopes = private.then_some(workload.scope).into_iter().chain([SCOPE_MESH]);
-        for scope in scopes {
-            let addr = addr::from_ip(address);
-            if let Some(service) = self.frontends.get(&FrontendKey { scope, addr, port, proto, _pad: 0 }) {
-                return self.backends_of(*service, address.is_ipv4());
-            }
-            match self.addresses.get(&AddressKey { scope, addr }) {
-                Some(known) if known.unlisted != UNLISTED_REFUSE => return Outcome::Passes,
-                Some(_) if proto == 6 => return Outcome::Refused,
-                Some(known) => return self.sorts(known.sorts_by, address.is_ipv4()),
-                None => {}
-            }
-        }
-        Outcome::Passes
+        let scopes = || private.then_some(workload.scope).into_iter().chain([SCOPE_MESH]);
+        let (addr, is_v4) = (addr::from_ip(address), address.is_ipv4());
+        let frontend = |scope, addr, prefix| {
+            let service = self.frontends.get(&FrontendKey { scope, addr, port, proto, prefix })?;
+            Some(self.backends_of(*service, is_v4))
+        };
+        let unlisted = |known: &maps::Address| match known.unlisted {
+            UNLISTED_REFUSE if proto == 6 => Outcome::Refused,
+            UNLISTED_REFUSE => self.sorts(known.sorts_by, is_v4),
+            _ => Outcome::Passes,
+        };
+        let single = |scope| {
+            let known = || self.addresses.get(&AddressKey { scope, addr }).map(unlisted);
+            frontend(scope, addr, PREFIX_SINGLE).or_else(known)
+        };
+        let by_range = || {
+            let ranges = scopes().filter_map(|scope| Some((scope, self.narrowest(scope, addr, is_v4)?)));
+            // Of equal ones the first.
+            let (scope, (prefix, cidr)) = ranges.min_by_key(|(_, (prefix, _))| u8::MAX - prefix)?;
+            Some(frontend(scope, cidr.addr, prefix).unwrap_or_else(|| unlisted(&cidr.rule)))
+        };
+        scopes().find_map(single).or_else(by_range).unwrap_or(Outcome::Passes)
     }
 
     fn sorts(&self, service: u32, v4: bool) -> Outcome {
@@ -83,6 +94,21 @@ impl MemoryMaps {
         let family: BTreeSet<_> =
             backends.into_iter().map(|(a, _)| a).filter(|a| a.is_ipv4() == v4).collect();
         if family.is_empty() { Outcome::NoBackend } else { Outcome::Sorts(family) }
+    }
+
+    /// The narrowest range that holds an address, as a trie finds it.
+    fn narrowest(&self, scope: u32, addr: addr::Addr16, is_v4: bool) -> Option<(u8, Cidr)> {
+        if self.cidr_count == 0 {
+            return None;
+        }
+        let wanted = u128::from_be_bytes(addr);
+        let same = |key: &CidrKey, prefix: u8| {
+            let differing = wanted ^ u128::from_be_bytes(key.addr);
+            key.scope == scope.to_be_bytes() && differing.leading_zeros() >= prefix.into()
+        };
+        let found = self.cidrs.iter().filter(|((key, prefix), _)| same(key, *prefix));
+        let ((_, prefix), cidr) = found.max_by_key(|((_, prefix), _)| *prefix)?;
+        cidr.means(is_v4).then_some((*prefix, *cidr))
     }
 
     /// What who dials an address of this family can be connected to.
@@ -117,6 +143,12 @@ impl MemoryMaps {
         self.addresses.contains_key(key)
     }
 
+    /// Whether a range is known.
+    #[must_use]
+    pub fn has_cidr(&self, key: &CidrKey, prefix: u8) -> bool {
+        self.cidrs.contains_key(&(*key, prefix))
+    }
+
     /// The depths at which cgroups are looked for, the deepest first.
     #[must_use]
     pub fn levels(&self) -> &[u8] {
@@ -126,7 +158,11 @@ impl MemoryMaps {
     /// Whether no frontend, address or workload is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.frontends.is_empty() && self.addresses.is_empty() && self.workloads.is_empty()
+        self.frontends.is_empty()
+            && self.addresses.is_empty()
+            && self.cidrs.is_empty()
+            && self.cidr_count == 0
+            && self.workloads.is_empty()
     }
 }
 
@@ -186,6 +222,25 @@ impl Maps for MemoryMaps {
         Ok(())
     }
 
+    fn insert_cidr(&mut self, key: CidrKey, cidr: Cidr) -> Result<(), MapError> {
+        let place = (key, u8::try_from(cidr.prefix).unwrap_or(u8::MAX));
+        let is_new = !self.cidrs.contains_key(&place);
+        let map = kmesh_se_common::limits::MAP_CIDR;
+        check(self.cidrs.len(), is_new, self.capacities.cidrs, map, "cidrs")?;
+        self.cidrs.insert(place, cidr);
+        Ok(())
+    }
+
+    fn remove_cidr(&mut self, key: CidrKey, prefix: u8) -> Result<(), MapError> {
+        self.cidrs.remove(&(key, prefix));
+        Ok(())
+    }
+
+    fn set_cidr_count(&mut self, count: u32) -> Result<(), MapError> {
+        self.cidr_count = count;
+        Ok(())
+    }
+
     fn insert_workload(&mut self, cgroup: u64, workload: Workload) -> Result<(), MapError> {
         let is_new = !self.workloads.contains_key(&cgroup);
         let map = kmesh_se_common::limits::MAP_ENROL;
@@ -209,6 +264,7 @@ impl Maps for MemoryMaps {
         Ok(Contents {
             frontends: self.frontends.iter().map(|(key, service)| (*key, *service)).collect(),
             addresses: self.addresses.iter().map(|(key, address)| (*key, *address)).collect(),
+            cidrs: self.cidrs.iter().map(|((key, _), cidr)| (*key, *cidr)).collect(),
             services: services.map(|(id, word)| (*id, *word)).collect(),
             slots: self.slots.clone(),
             backends: self.backends.clone(),

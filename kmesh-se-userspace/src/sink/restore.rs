@@ -10,12 +10,14 @@ use std::{
 
 use kmesh_se_common::{
     addr,
-    maps::{self, AddressKey, FrontendKey, SCOPE_MESH, Service, UNLISTED_REFUSE, WORKLOAD_EXEMPT, Workload},
+    maps::{self, AddressKey, Cidr, CidrKey, FrontendKey, SCOPE_MESH, Service, WORKLOAD_EXEMPT, Workload},
 };
 
-use super::{BackendId, Capacities, Enrolment, MapError, Maps, ScopeId, ServiceIds, Sink};
+use super::{
+    BackendId, Capacities, Enrolment, MapError, Maps, ScopeId, ServiceIds, Sink, range_at, unlisted_of,
+};
 use crate::{
-    desired::{Address, AddressRule, Backend, Frontend, Scope, ServiceKey, Tables, Unlisted},
+    desired::{Address, AddressRange, AddressRule, Backend, Frontend, Scope, ServiceKey, Tables},
     model::{HostName, Kind, Namespace, ObjectRef, Transport},
 };
 
@@ -25,6 +27,7 @@ use crate::{
 pub struct Contents {
     pub frontends: Vec<(FrontendKey, u32)>,
     pub addresses: Vec<(AddressKey, maps::Address)>,
+    pub cidrs: Vec<(CidrKey, Cidr)>,
     /// The services with slots.
     pub services: BTreeMap<u32, Service>,
     /// The slots of those services.
@@ -59,8 +62,22 @@ impl<M: Maps> Sink<M> {
             sink.restore_frontend(*key, *service, scope(key.scope))?;
         }
         for (key, address) in &contents.addresses {
-            sink.restore_address(*key, *address, scope(key.scope))?;
+            match scope(key.scope) {
+                Some(scope) => sink.restore_address(addr::to_ip(key.addr).into(), address, scope),
+                None => sink.maps.remove_address(*key)?,
+            }
         }
+        for (key, cidr) in &contents.cidrs {
+            let prefix = u8::try_from(cidr.prefix).unwrap_or(u8::MAX);
+            match (scope(u32::from_be_bytes(key.scope)), range_at(key.addr, prefix)) {
+                (Some(scope), Some(range)) => {
+                    sink.restore_address(range, &cidr.rule, scope);
+                    sink.cidrs += 1;
+                }
+                _ => sink.maps.remove_cidr(*key, prefix)?,
+            }
+        }
+        sink.count_cidrs(0)?;
         for (cgroup, workload) in &contents.workloads {
             sink.restore_workload(*cgroup, workload, scope(workload.scope), levels.get(cgroup))?;
         }
@@ -100,9 +117,11 @@ impl<M: Maps> Sink<M> {
         scope: Option<Scope>,
     ) -> Result<(), MapError> {
         // A namespace whose id is not known any more: nobody can be shown this row, so it goes.
-        let Some(scope) = scope else { return self.maps.remove_frontend(key) };
+        let (Some(scope), Some(address)) = (scope, range_at(key.addr, key.prefix)) else {
+            return self.maps.remove_frontend(key);
+        };
         let transport = if key.proto == 17 { Transport::Udp } else { Transport::Tcp };
-        let frontend = Frontend { scope, address: addr::to_ip(key.addr), port: key.port, transport };
+        let frontend = Frontend { scope, address, port: key.port, transport };
         let stand_in = stand_in(service);
         if !self.services.contains_key(&stand_in) {
             // A service without backends has no slots, so its word did not tell of it.
@@ -118,21 +137,13 @@ impl<M: Maps> Sink<M> {
         Ok(())
     }
 
-    fn restore_address(
-        &mut self,
-        key: AddressKey,
-        address: maps::Address,
-        scope: Option<Scope>,
-    ) -> Result<(), MapError> {
-        let Some(scope) = scope else { return self.maps.remove_address(key) };
-        let unlisted = if address.unlisted == UNLISTED_REFUSE { Unlisted::Refuse } else { Unlisted::Pass };
+    fn restore_address(&mut self, address: AddressRange, row: &maps::Address, scope: Scope) {
         // A service without frontends goes, and the row is written anew.
-        let sorts_by = Some(stand_in(address.sorts_by)).filter(|key| self.actual.services.contains_key(key));
+        let sorts_by = Some(stand_in(row.sorts_by)).filter(|key| self.actual.services.contains_key(key));
         self.count_row(&scope);
         self.count_use(sorts_by.as_ref(), 1);
-        let rule = AddressRule { unlisted, sorts_by };
-        self.actual.addresses.insert(Address { scope, address: addr::to_ip(key.addr) }, rule);
-        Ok(())
+        let rule = AddressRule { unlisted: unlisted_of(row.unlisted), sorts_by };
+        self.actual.addresses.insert(Address { scope, address }, rule);
     }
 
     fn restore_workload(

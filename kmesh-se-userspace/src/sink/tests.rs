@@ -15,8 +15,9 @@ use super::{
     *,
 };
 use crate::{
-    desired::Backend,
+    desired::{Address, AddressRange, AddressRule, Backend, Frontend, Scope, Unlisted},
     diff::{diff, tests::any_tables},
+    model::Transport,
 };
 
 const TCP: u8 = 6;
@@ -27,6 +28,7 @@ fn roomy() -> Capacities {
         workloads: 16,
         frontends: 64,
         addresses: 64,
+        cidrs: 64,
         services: 16,
         slots: 64,
         backends: 64,
@@ -38,15 +40,26 @@ fn in_namespace(name: &str) -> Enrolment {
     Enrolment { level: 2, namespace: Some(Namespace::new(name)), dns_port: 1053 }
 }
 
+/// Where a client of `namespace` looks for an address, in this order.
+fn places(namespace: &str, address: IpAddr) -> impl Iterator<Item = Address> {
+    let scopes = [Scope::Namespace(Namespace::new(namespace)), Scope::Mesh];
+    AddressRange::around(address)
+        .flat_map(move |address| scopes.clone().map(move |scope| Address { scope, address }))
+}
+
 /// What `tables` say that a client of `namespace` meets.
 fn expected(tables: &Tables, namespace: &str, address: IpAddr, port: u16) -> Outcome {
-    for scope in [Scope::Namespace(Namespace::new(namespace)), Scope::Mesh] {
-        let frontend = Frontend { scope: scope.clone(), address, port, transport: Transport::Tcp };
-        if let Some(key) = tables.frontends.get(&frontend) {
+    for place in places(namespace, address) {
+        let unlisted = tables.addresses.get(&place).map(|rule| rule.unlisted);
+        // A range is found by its own row alone.
+        let is_found = place.address.single().is_some() || unlisted.is_some();
+        let Address { scope, address } = place;
+        let frontend = Frontend { scope, address, port, transport: Transport::Tcp };
+        if let Some(key) = tables.frontends.get(&frontend).filter(|_| is_found) {
             let backends: BTreeSet<_> = tables.services[key].iter().map(|b| (b.address, b.port)).collect();
             return if backends.is_empty() { Outcome::NoBackend } else { Outcome::Backends(backends) };
         }
-        match tables.addresses.get(&Address { scope, address }).map(|rule| rule.unlisted) {
+        match unlisted {
             Some(Unlisted::Refuse) => return Outcome::Refused,
             Some(Unlisted::Pass) => return Outcome::Passes,
             None => {}
@@ -57,12 +70,12 @@ fn expected(tables: &Tables, namespace: &str, address: IpAddr, port: u16) -> Out
 
 /// What `tables` say that a client of `namespace` meets who connects a datagram socket.
 fn expected_to_sort(tables: &Tables, namespace: &str, address: IpAddr) -> Outcome {
-    let scopes = [Scope::Namespace(Namespace::new(namespace)), Scope::Mesh];
-    let mut rules = scopes.into_iter().filter_map(|scope| tables.addresses.get(&Address { scope, address }));
+    let mut rules = places(namespace, address).filter_map(|place| tables.addresses.get(&place));
     match rules.next() {
         Some(AddressRule { unlisted: Unlisted::Refuse, sorts_by }) => {
             let backends = sorts_by.iter().flat_map(|key| &tables.services[key]);
-            let family: BTreeSet<_> = backends.map(|b| b.address).filter(IpAddr::is_ipv4).collect();
+            let same = |backend: &IpAddr| backend.is_ipv4() == address.is_ipv4();
+            let family: BTreeSet<_> = backends.map(|b| b.address).filter(same).collect();
             if family.is_empty() { Outcome::NoBackend } else { Outcome::Sorts(family) }
         }
         _ => Outcome::Passes,
@@ -72,10 +85,19 @@ fn expected_to_sort(tables: &Tables, namespace: &str, address: IpAddr) -> Outcom
 /// Every client and every address and port of [`any_tables`].
 fn assert_clients_meet(maps: &MemoryMaps, tables: &Tables) -> Result<(), TestCaseError> {
     for (cgroup, namespace) in [(1, "one"), (2, "two")] {
-        for (host, port) in (1u8..5).flat_map(|host| (80u16..84).map(move |port| (host, port))) {
-            let address = IpAddr::from([240, 240, 0, host]);
+        let fours = (0u8..6).map(|host| IpAddr::from([240, 240, 0, host]));
+        let addresses: Vec<IpAddr> =
+            fours.chain(["9.9.9.9", "fd00::1", "fd01::1"].map(|a| a.parse().expect("an address"))).collect();
+        for (address, port) in addresses.into_iter().flat_map(|a| (80u16..84).map(move |port| (a, port))) {
             let met = maps.connect(cgroup, address, port, TCP);
-            prop_assert_eq!(met, expected(tables, namespace, address, port), "{} {}", namespace, port);
+            prop_assert_eq!(
+                met,
+                expected(tables, namespace, address, port),
+                "{} {}:{}",
+                namespace,
+                address,
+                port
+            );
             let met = maps.connect(cgroup, address, port, UDP);
             prop_assert_eq!(met, expected_to_sort(tables, namespace, address), "{} {}", namespace, address);
         }
@@ -137,7 +159,7 @@ proptest! {
 
     #[test]
     fn little_room_is_used_well(states in prop::collection::vec(any_tables(), 1..8)) {
-        let tight = Capacities { workloads: 2, frontends: 4, addresses: 3, services: 3, slots: 5, backends: 4, connections: 1 };
+        let tight = Capacities { workloads: 2, frontends: 4, addresses: 3, cidrs: 2, services: 3, slots: 5, backends: 4, connections: 1 };
         let mut sink = Sink::new(Recorder::new(tight), tight);
         sink.enrol(1, in_namespace("one")).expect("there is room");
         sink.enrol(2, in_namespace("two")).expect("there is room");

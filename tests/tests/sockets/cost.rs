@@ -1,19 +1,24 @@
 //! What one run of a program costs, as ratios to an empty program: `cargo test --test sockets -- --ignored --nocapture`.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context as _;
-use tests::bpf::{Objects, bpftool};
+use serde_json::json;
+use tests::bpf::{Objects, bpftool, count_run_time};
+use tests::sockets::Arena;
 use tests::sockets::call::Call;
 use tests::sockets::client::Client;
 use tests::sockets::translator::Empty;
 use tests::topology::BACKEND;
 
-use crate::{arena, server, tcp};
+use super::ranges;
+use crate::{TCP, arena, server, service, tcp};
 
 const ROUNDS: usize = 7;
 const CONNECTS: usize = 1500;
+const MORE_RANGES: usize = 1000;
 
 /// (nanoseconds, runs) of a program of this name at a cgroup, so far.
 fn spent(group: &Path, name: &str) -> anyhow::Result<(f64, f64)> {
@@ -30,6 +35,9 @@ fn enter(client: &Client, group: &Path) -> anyhow::Result<()> {
     fs::write(group.join("cgroup.procs"), client.id().to_string()).context("cannot enter the cgroup")
 }
 
+/// A name, who dials what, and the program at a cgroup that is measured.
+type Arm<'a> = (&'a str, &'a Client, SocketAddr, &'a Path, &'a str);
+
 #[test]
 #[ignore = "a measurement, not a test"]
 fn what_a_connect_costs() -> anyhow::Result<()> {
@@ -39,18 +47,41 @@ fn what_a_connect_costs() -> anyhow::Result<()> {
     enter(&plain, &pods.join("plain"))?;
     enter(&alone, &bare)?;
     let _empty = Empty::attach(&bare)?;
-    let setting = "/proc/sys/kernel/bpf_stats_enabled";
-    let before = fs::read_to_string(setting)?;
-    fs::write(setting, "1")?;
+    let _counted = count_run_time()?;
     let (direct, [vip, _]) = (server(BACKEND), tcp(&arena, "both")?);
-    let arms = [
-        ("empty", &alone, direct, &bare, "empty"),
+    let empty: Arm<'_> = ("empty", &alone, direct, &bare, "empty");
+    measure(&[
+        empty,
         ("not enrolled", &plain, direct, &pods, "kmse_connect4"),
         ("miss", &enrolled, direct, &pods, "kmse_connect4"),
         ("hit", &enrolled, vip, &pods, "kmse_connect4"),
         ("release of a miss", &enrolled, direct, &pods, "kmse_release"),
         ("release of a hit", &enrolled, vip, &pods, "kmse_release"),
-    ];
+    ])?;
+    ranges::ranges()?;
+    more_ranges(&arena)?;
+    println!("with {} ranges:", 5 + MORE_RANGES);
+    measure(&[
+        empty,
+        ("miss", &enrolled, direct, &pods, "kmse_connect4"),
+        ("hit", &enrolled, vip, &pods, "kmse_connect4"),
+        ("hit of a range", &enrolled, (IpAddr::from([10, 246, 1, 1]), TCP).into(), &pods, "kmse_connect4"),
+        ("passed by a range", &enrolled, server(ranges::REAL), &pods, "kmse_connect4"),
+    ])?;
+    Ok(())
+}
+
+/// As many /24 ranges that nobody dials, all over 172.16.0.0/12.
+fn more_ranges(arena: &Arena) -> anyhow::Result<()> {
+    let of = |chunk: usize| {
+        let numbers = (0..MORE_RANGES / 4).map(|n| (chunk * MORE_RANGES / 4 + n) * 4);
+        let ranges: Vec<_> = numbers.map(|n| format!("172.{}.{}.0/24", 16 + n / 256, n % 256)).collect();
+        service(&format!("more-{chunk}"), &[(BACKEND, 1)], json!({ "addresses": ranges }))
+    };
+    arena.write("more.yaml", &(0..4).map(of).collect::<String>(), &["more-3.test"])
+}
+
+fn measure(arms: &[Arm<'_>]) -> anyhow::Result<()> {
     let mut all = vec![Vec::new(); arms.len()];
     for round in 0..=ROUNDS {
         for (number, (_, client, to, group, program)) in arms.iter().enumerate() {
@@ -63,7 +94,6 @@ fn what_a_connect_costs() -> anyhow::Result<()> {
             }
         }
     }
-    fs::write(setting, before)?;
     let median = |values: &mut Vec<f64>| {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]

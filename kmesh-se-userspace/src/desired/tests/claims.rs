@@ -25,7 +25,7 @@ fn the_oldest_has_the_port_and_the_loser_returns_when_it_goes() {
     assert_eq!(served(&desired, &keys), ["80 old.com", "81 a.com"]);
     let touched = desired.set(&old, None);
     assert_eq!(served(&desired, &touched), ["80 a.com"]);
-    assert_eq!(desired.user_of(&Address { scope: Scope::Mesh, address: ip("1.2.3.4") }), Some(&young));
+    assert_eq!(desired.user_of(&Address { scope: Scope::Mesh, address: ip("1.2.3.4").into() }), Some(&young));
     let touched = desired.set(&young, None);
     assert_eq!(touched.frontends.len(), 2);
     assert_eq!(desired.rows(&touched), Tables::default());

@@ -28,7 +28,10 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
 fn any_entry() -> impl Strategy<Value = Entry> {
     let place = (prop::sample::select(NAMESPACES.to_vec()), 0u8..3, prop::option::of(1i64..4));
     let hosts = prop::sample::subsequence(HOSTS.to_vec(), 1..=2);
-    let addresses = prop::sample::subsequence(vec!["1.2.3.4/32", "fd01::1/128", "240.240.0.2/32"], 0..=2);
+    let addresses = prop::sample::subsequence(
+        vec!["1.2.3.4/32", "fd01::1/128", "240.240.0.2/32", "1.2.3.0/24", "0.0.0.0/0", "fd01::/64"],
+        0..=3,
+    );
     let resolution = prop::sample::select(vec![
         Resolution::None,
         Resolution::Static,
@@ -231,7 +234,7 @@ proptest! {
             for (name, host) in desired.hosts() {
                 for (scope, view) in &host.names.views {
                     for vip in &view.vips {
-                        let address = Address { scope: scope.clone(), address: *vip };
+                        let address = Address { scope: scope.clone(), address: (*vip).into() };
                         prop_assert!(rows.addresses.contains_key(&address), "{} answers an address that is not known", name);
                     }
                 }

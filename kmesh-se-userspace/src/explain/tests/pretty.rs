@@ -30,7 +30,7 @@ pub(super) fn entry(name: &str) -> EntryFacts {
         endpoints: 1,
         has_selector: false,
         only_unix: false,
-        has_prefix: false,
+        ranges: Vec::new(),
         names: vec!["backend.test".to_owned()],
     }
 }
@@ -46,7 +46,7 @@ pub(super) fn live(address: &str, share: f64) -> LiveBackend {
 /// `a.test:80`, which works.
 pub(super) fn working() -> Facts {
     let vip = ip("240.240.0.1");
-    let frontend = Frontend { scope: Scope::Mesh, address: vip, port: 80, transport: Transport::Tcp };
+    let frontend = Frontend { scope: Scope::Mesh, address: vip.into(), port: 80, transport: Transport::Tcp };
     let service = LiveService {
         key: Some(key("a.test", "a")),
         slot_base: 7,
@@ -75,9 +75,15 @@ pub(super) fn working() -> Facts {
             address: vip,
             port: 80,
             transport: Transport::Tcp,
-            lookups: vec![Lookup { scope: Scope::Mesh, service: Some(0), unlisted: Some(Unlisted::Refuse) }],
+            lookups: vec![Lookup {
+                scope: Scope::Mesh,
+                service: Some(0),
+                unlisted: Some(Unlisted::Refuse),
+                range: None,
+            }],
             own: Some((frontend, key("a.test", "a"))),
             winner: Some(key("a.test", "a")),
+            straight: None,
         }],
         services: [(0, service)].into(),
         sources: [("backend.test".to_owned(), about)].into(),

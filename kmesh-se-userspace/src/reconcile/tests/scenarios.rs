@@ -1,12 +1,15 @@
 //! `tests/scenarios/*.yaml`: objects and DNS answers in one file with what must come of them, in any order of arrival.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use serde::Deserialize;
 
 use super::*;
-use crate::model::{Issue, Place};
+use crate::{
+    model::{Issue, Place},
+    sink::{Enrolment, memory::Outcome},
+};
 
 /// One file.
 #[derive(Deserialize)]
@@ -32,6 +35,10 @@ struct Expect {
     /// `SCOPE ADDRESS:PORT TRANSPORT -> BACKEND…`; a backend's weight is written unless it is 1.
     #[serde(default)]
     frontends: Vec<String>,
+    /// Namespace -> `ADDRESS:PORT` -> what a stream of a client of it meets: `passes`, `refused`, `no backend`, or the
+    /// backends.
+    #[serde(default)]
+    connects: BTreeMap<String, BTreeMap<SocketAddr, String>>,
     /// Namespace -> name -> the addresses that a client of it is answered; none: it is left to the resolver.
     #[serde(default)]
     names: BTreeMap<String, BTreeMap<String, Vec<String>>>,
@@ -84,6 +91,7 @@ impl Scenario {
         node.step_if_dirty();
         self.answer(&mut node);
         self.check(&node, what);
+        self.connect(&mut node, what);
         // In the same order: what came first goes first.
         for object in objects {
             node.reconciler.event(Event::Delete(object.object_ref()));
@@ -152,6 +160,27 @@ impl Scenario {
         let resolved: Vec<_> = node.wanted.iter().map(ToString::to_string).collect();
         assert_eq!(resolved, self.expect.resolved, "{what}: resolved names");
         assert_eq!(node.failures(), [], "{what}");
+    }
+
+    fn connect(&self, node: &mut Node, what: &str) {
+        for (namespace, connects) in &self.expect.connects {
+            let enrolment = Enrolment { level: 1, namespace: Some(Namespace::new(namespace)), dns_port: 0 };
+            node.reconciler.sink_mut().enrol(1, enrolment).expect("there is room");
+            for (to, expected) in connects {
+                let met = match node.reconciler.sink().maps().connect(1, to.ip(), to.port(), 6) {
+                    Outcome::Passes => "passes".to_owned(),
+                    Outcome::Refused => "refused".to_owned(),
+                    Outcome::NoBackend => "no backend".to_owned(),
+                    Outcome::Sorts(all) => panic!("a stream is led to {all:?}"),
+                    Outcome::Backends(all) => {
+                        let all = all.iter().map(|(ip, port)| SocketAddr::new(*ip, *port).to_string());
+                        all.collect::<Vec<_>>().join(" ")
+                    }
+                };
+                assert_eq!(met, *expected, "{what}: {namespace} to {to}");
+            }
+            node.reconciler.sink_mut().unenrol(1).expect("memory does not fail");
+        }
     }
 
     fn check_gone(&self, node: &Node, what: &str) {

@@ -119,7 +119,7 @@ fn halves(workload: Workload) -> [u64; 2] {
     unsafe { std::mem::transmute(workload) }
 }
 
-/// `kmse_filter`, in front of `kmse_frontend` and `kmse_address`. A bit stays when its rows go: a wrong one costs two look-ups.
+/// `kmse_filter`, in front of the single addresses of `kmse_frontend` and `kmse_address`. A bit stays when its rows go: a wrong one costs two look-ups.
 pub(super) struct Filter(MappedArray<u64>);
 
 impl Filter {

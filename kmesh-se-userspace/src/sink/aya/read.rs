@@ -4,10 +4,14 @@
 
 use std::mem::offset_of;
 
-use aya::maps::MapError as AyaError;
+use aya::maps::{MapError as AyaError, lpm_trie::Key};
 use kmesh_se_common::{
+    addr::{is_v4_mapped, words},
     limits::{self as l, LEVEL_END, MAX_LEVELS},
-    maps::{Address, AddressKey, Backend, Config, FrontendKey, Service, Slot, Workload},
+    maps::{
+        Address, AddressKey, Backend, Cidr, CidrKey, Config, FrontendKey, PREFIX_SINGLE, Service, Slot,
+        Workload,
+    },
 };
 
 use super::{AyaMaps, MapError, chain};
@@ -43,6 +47,16 @@ impl AyaMaps {
     /// As [`AyaMaps::read_frontend`].
     pub fn read_address(&self, key: &AddressKey) -> Result<Option<Address>, MapError> {
         found(self.address.get(key, 0), l::MAP_ADDRESS)
+    }
+
+    /// The narrowest range that holds an address.
+    ///
+    /// # Errors
+    /// As [`AyaMaps::read_frontend`].
+    pub fn read_cidr(&self, key: CidrKey) -> Result<Option<Cidr>, MapError> {
+        let is_v4 = is_v4_mapped(&words(&key.addr));
+        let key = Key::new(CidrKey::bits(PREFIX_SINGLE), key);
+        Ok(found(self.cidr.get(&key, 0), l::MAP_CIDR)?.filter(|cidr| cidr.means(is_v4)))
     }
 
     /// An enrolled cgroup.
@@ -98,6 +112,15 @@ impl AyaMaps {
     /// As [`AyaMaps::read_frontend`].
     pub fn read_addresses(&self) -> Result<Vec<(AddressKey, Address)>, MapError> {
         all(self.address.iter(), l::MAP_ADDRESS)
+    }
+
+    /// All ranges.
+    ///
+    /// # Errors
+    /// As [`AyaMaps::read_frontend`].
+    pub fn read_cidrs(&self) -> Result<Vec<(CidrKey, Cidr)>, MapError> {
+        let rows = all(self.cidr.iter(), l::MAP_CIDR)?;
+        Ok(rows.into_iter().map(|(key, cidr)| (key.data(), cidr)).collect())
     }
 
     /// All enrolled cgroups.

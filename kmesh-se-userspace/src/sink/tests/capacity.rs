@@ -5,9 +5,13 @@ use crate::model::{HostName, Kind, ObjectRef};
 
 /// Service `n` with `backends` of its own, one frontend and one address.
 fn rows(n: u8, backends: u8) -> Tables {
+    rows_at(IpAddr::from([240, 240, 0, n]).into(), n, backends)
+}
+
+/// The same at an address or range.
+fn rows_at(address: AddressRange, n: u8, backends: u8) -> Tables {
     let entry = ObjectRef { kind: Kind::ServiceEntry, namespace: Namespace::default(), name: "e".into() };
     let key = ServiceKey { host: HostName::new(&format!("{n}.com")), entry, port: 80 };
-    let address = IpAddr::from([240, 240, 0, n]);
     let frontend = Frontend { scope: Scope::Mesh, address, port: 80, transport: Transport::Tcp };
     let backends = (0..backends).map(|b| Backend {
         address: IpAddr::from([10, 0, n, b]),
@@ -70,6 +74,28 @@ fn what_does_not_fit_is_told_and_fits_when_others_go() {
         );
         assert_eq!(met(&sink, 1), Outcome::Passes);
     }
+}
+
+#[test]
+fn a_range_that_does_not_fit_is_told_and_the_others_stay() {
+    let capacities = Capacities { cidrs: 2, ..roomy() };
+    let mut sink = Sink::new(MemoryMaps::new(capacities), capacities);
+    sink.enrol(1, in_namespace("one")).expect("there is room");
+    let range = |n: u8| rows_at(format!("10.{n}.0.0/16").parse().expect("a range"), n, 1);
+    let failures = sink.apply(diff(&sink.actual, &all([range(1), range(2), range(3), rows(4, 1)])));
+    let [Failure { error, .. }] = &failures[..] else { panic!("{failures:?}") };
+    assert_eq!(
+        error.to_string(),
+        "map kmse_cidr is full (2 elements): start the agent with a larger --max-cidrs"
+    );
+    let used = |sink: &Sink<MemoryMaps>, map| {
+        sink.usage().iter().find(|u| u.name == map).map(|u| (u.used, u.capacity))
+    };
+    assert_eq!((used(&sink, "kmse_cidr"), used(&sink, "kmse_address")), (Some((2, 2)), Some((1, 64))));
+    let met = |sink: &Sink<MemoryMaps>, n| sink.maps.connect(1, IpAddr::from([10, n, 7, 7]), 80, TCP);
+    assert!(matches!((met(&sink, 2), met(&sink, 3)), (Outcome::Backends(_), Outcome::Passes)));
+    assert_eq!(sink.apply(diff(&sink.actual, &all([range(2), range(3)]))), []);
+    assert!(matches!((met(&sink, 1), met(&sink, 3)), (Outcome::Passes, Outcome::Backends(_))));
 }
 
 #[test]

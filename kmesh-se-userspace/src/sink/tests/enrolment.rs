@@ -14,7 +14,10 @@ fn has_private_view(sink: &Sink<Recorder>, cgroup: u64) -> bool {
 }
 
 fn address_in(namespace: &str, last: u8) -> Address {
-    Address { scope: Scope::Namespace(Namespace::new(namespace)), address: IpAddr::from([240, 240, 0, last]) }
+    Address {
+        scope: Scope::Namespace(Namespace::new(namespace)),
+        address: IpAddr::from([240, 240, 0, last]).into(),
+    }
 }
 
 #[test]
@@ -57,7 +60,7 @@ fn an_exempt_cgroup_is_not_handled() -> Result<(), MapError> {
     let mut sink = sink(8);
     sink.enrol(1, in_namespace("one"))?;
     sink.apply(vec![MapOp::SetAddress(
-        Address { scope: Scope::Mesh, address: IpAddr::from([240, 240, 0, 1]) },
+        Address { scope: Scope::Mesh, address: IpAddr::from([240, 240, 0, 1]).into() },
         AddressRule { unlisted: Unlisted::Refuse, sorts_by: None },
     )]);
     let connect =

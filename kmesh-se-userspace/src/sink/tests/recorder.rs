@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kmesh_se_common::{addr, maps::NO_SERVICE};
+
 use super::*;
 
 /// What a look-up passes through.
@@ -17,6 +19,7 @@ enum Element {
 enum From {
     Frontend(FrontendKey),
     Address(AddressKey),
+    Cidr(CidrKey, u8),
 }
 
 /// The maps in memory with their raw elements beside them.
@@ -28,6 +31,10 @@ pub(super) struct Recorder {
     frontends: BTreeMap<FrontendKey, u32>,
     /// With the services that they are sorted by.
     addresses: BTreeMap<AddressKey, u32>,
+    /// The same for ranges.
+    cidrs: BTreeMap<(CidrKey, u8), u32>,
+    /// How many there are, and how many the programs were told of.
+    cidr_counts: (usize, u32),
     services: BTreeMap<u32, Service>,
     slots: BTreeMap<u32, maps::Slot>,
     backends: BTreeMap<u32, maps::Backend>,
@@ -48,6 +55,8 @@ impl Recorder {
             wrong: Vec::new(),
             frontends: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            cidrs: BTreeMap::new(),
+            cidr_counts: (0, 0),
             services: BTreeMap::new(),
             slots: BTreeMap::new(),
             backends: BTreeMap::new(),
@@ -65,14 +74,17 @@ impl Recorder {
         let scope_id = |scope: &Scope| u32::from(*scope != Scope::Mesh);
         for tables in states {
             let frontends = tables.frontends.iter().map(|(frontend, service)| {
-                let (scope, addr) = (scope_id(&frontend.scope), addr::from_ip(frontend.address));
-                let key = FrontendKey { scope, addr, port: frontend.port, proto: TCP, _pad: 0 };
+                let (scope, (addr, prefix)) = (scope_id(&frontend.scope), rows::place(&frontend.address));
+                let key = FrontendKey { scope, addr, port: frontend.port, proto: TCP, prefix };
                 (From::Frontend(key), service)
             });
             let addresses = tables.addresses.iter().filter_map(|(address, rule)| {
-                let key =
-                    AddressKey { scope: scope_id(&address.scope), addr: addr::from_ip(address.address) };
-                Some((From::Address(key), rule.sorts_by.as_ref()?))
+                let (scope, (addr, prefix)) = (scope_id(&address.scope), rows::place(&address.address));
+                let from = match address.address.single() {
+                    Some(_) => From::Address(AddressKey { scope, addr }),
+                    None => From::Cidr(CidrKey::new(scope, addr), prefix),
+                };
+                Some((from, rule.sorts_by.as_ref()?))
             });
             for (from, service) in frontends.chain(addresses) {
                 let allowed = self.allowed.entry(from).or_default();
@@ -117,11 +129,20 @@ impl Recorder {
         }
     }
 
+    /// The programs must be told of ranges for as long as there are some.
+    fn check_cidrs(&mut self) {
+        let (there, told) = self.cidr_counts;
+        if (told as usize) < there {
+            self.wrong.push(format!("the programs know of {told} ranges of {there}"));
+        }
+    }
+
     /// After each write: where does each frontend and address lead?
     fn check(&mut self) {
         let frontends = self.frontends.iter().map(|(key, service)| (From::Frontend(*key), *service));
         let addresses = self.addresses.iter().map(|(key, service)| (From::Address(*key), *service));
-        for (key, service) in frontends.chain(addresses) {
+        let cidrs = self.cidrs.iter().map(|((key, prefix), service)| (From::Cidr(*key, *prefix), *service));
+        for (key, service) in frontends.chain(addresses).chain(cidrs) {
             self.read.insert(Element::Service(service));
             let Some(run) = self.services.get(&service) else {
                 self.wrong.push(format!("{key:?} leads to service {service}, which was never written"));
@@ -221,6 +242,44 @@ impl Maps for Recorder {
         self.freed.insert("address");
         self.addresses.remove(&key);
         self.memory.remove_address(key)
+    }
+
+    fn insert_cidr(&mut self, key: CidrKey, cidr: Cidr) -> Result<(), MapError> {
+        self.count()?;
+        self.inserting("cidr");
+        let prefix = u8::try_from(cidr.prefix).expect("at most 128");
+        let is_new = !self.memory.has_cidr(&key, prefix);
+        self.memory.insert_cidr(key, cidr)?;
+        if cidr.addr != key.addr {
+            self.wrong.push(format!("{key:?} leads to the frontends of {cidr:?}"));
+        }
+        match cidr.rule.sorts_by {
+            NO_SERVICE => drop(self.cidrs.remove(&(key, prefix))),
+            service => drop(self.cidrs.insert((key, prefix), service)),
+        }
+        if is_new {
+            self.cidr_counts.0 += 1;
+        } else {
+            self.freed.insert("cidr");
+        }
+        self.check_cidrs();
+        self.check();
+        Ok(())
+    }
+
+    fn remove_cidr(&mut self, key: CidrKey, prefix: u8) -> Result<(), MapError> {
+        self.count()?;
+        self.freed.insert("cidr");
+        self.cidrs.remove(&(key, prefix));
+        self.cidr_counts.0 -= usize::from(self.memory.has_cidr(&key, prefix));
+        self.memory.remove_cidr(key, prefix)
+    }
+
+    fn set_cidr_count(&mut self, count: u32) -> Result<(), MapError> {
+        self.count()?;
+        self.cidr_counts.1 = count;
+        self.check_cidrs();
+        self.memory.set_cidr_count(count)
     }
 
     fn insert_workload(&mut self, cgroup: u64, workload: Workload) -> Result<(), MapError> {
