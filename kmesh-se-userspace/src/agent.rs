@@ -3,6 +3,7 @@
 //! In: its flags. Out: a node on which enrolled processes reach virtual hosts. Never: a decision that belongs to a room.
 
 mod commands;
+mod demand;
 mod dump;
 mod enrolling;
 mod events;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::handover::socket_path as handover_socket;
 use self::{
     commands::CommandCgroups,
+    demand::Waiting,
     events::Refusals,
     handover::{Leaving, Taken},
     place::{AttachCgroup, Unused},
@@ -46,7 +48,7 @@ use self::{
 use crate::{
     admin::{AdminSocket, Door, Query},
     config::{AgentArgs, Source},
-    dns::{DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
+    dns::{Ask, DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
     enrol,
     loader::{self, Loaded, Pins, Unattached},
     model::{HostName, Namespace},
@@ -61,6 +63,8 @@ use crate::{
     state::{KnownAddresses, StateDir},
 };
 
+/// Where the host's resolvers and search list are.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long the programs wait for the sources before they are attached all the same.
 const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the kernel is told that DNS is served.
@@ -78,13 +82,16 @@ const QUEUE: usize = 1024;
 /// # Errors
 /// Something that the agent needs is missing; the message says what and how to get it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let dynamic_ranges = args.dynamic_ranges()?;
     let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
     let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
     let state = StateDir::open(&args.state)?;
     let resolvers = resolvers(&args)?;
-    let names = Arc::new(NameTable::new());
+    let search = args.search.search(resolve::system_search(RESOLV_CONF.as_ref()));
+    let names = Arc::new(NameTable::new(search));
     let listen = args.dns_listen()?;
-    let mut dns = DnsServer::new(listen, resolvers.clone(), names.clone(), DnsConfig::default())?;
+    let (asks_out, asks) = mpsc::channel(QUEUE);
+    let mut dns = DnsServer::new(listen, resolvers.clone(), names.clone(), asks_out, DnsConfig::default())?;
     let mut dns_ports = BTreeMap::new();
     if let Some(taken) = &mut taken {
         dns_ports.extend(dns.adopt(taken.blocks())?);
@@ -117,11 +124,12 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let known = state.load_addresses()?;
     let remembered = known.iter().map(|(name, known)| (name.clone(), known.addresses.clone())).collect();
     let vips = state.load_vips(args.vip_ranges())?;
+    let leases = state.load_leases(dynamic_ranges, args.lease_limits(), Timestamp::now())?;
     let (updates_out, updates) = mpsc::channel(QUEUE);
     let resolver = Resolver::start(ResolveConfig::new(resolvers.clone()), updates_out, shutdown.clone());
     let mut agent = Agent {
         started: Instant::now(),
-        reconciler: Reconciler::new(sink, vips, names).at(args.place.place()).taking_over(remembered),
+        reconciler: Reconciler::new(sink, vips, leases, names).at(args.place.place()).taking_over(remembered),
         listen,
         dns: Arc::new(dns),
         dns_ports,
@@ -140,6 +148,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         resolvers,
         commands: CommandCgroups::new(),
         route_errors: Vec::new(),
+        waiting: Waiting::default(),
         args,
     };
     agent.enrol_again(&cgroups).await?;
@@ -160,7 +169,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn(handover::serve(handover, handovers_out, shutdown.clone()));
 
     let result = tokio::select! {
-        result = agent.run(Inputs { events, updates, queries, handovers }) => result.map(Stop::HandOver),
+        result = agent.run(Inputs { events, updates, asks, queries, handovers }) => result.map(Stop::HandOver),
         result = source => Err(source_error(result)),
         result = stop_signal() => result,
     };
@@ -236,7 +245,7 @@ async fn serve_admin(admin: AdminSocket, queries: mpsc::Sender<Query>, shutdown:
 /// The resolvers that clients use: the flags', else those of `/etc/resolv.conf`.
 fn resolvers(args: &AgentArgs) -> anyhow::Result<Vec<std::net::SocketAddr>> {
     if args.resolver.is_empty() {
-        return Ok(resolve::system_servers("/etc/resolv.conf".as_ref())?);
+        return Ok(resolve::system_servers(RESOLV_CONF.as_ref())?);
     }
     Ok(args.resolver.iter().map(|r| r.0).collect())
 }
@@ -289,6 +298,7 @@ enum Programs {
 struct Inputs {
     events: mpsc::Receiver<Event>,
     updates: mpsc::Receiver<resolve::Update>,
+    asks: mpsc::Receiver<Ask>,
     queries: mpsc::Receiver<Query>,
     handovers: mpsc::Receiver<handover::Request>,
 }
@@ -313,6 +323,7 @@ struct Agent {
     programs: Programs,
     attach: AttachCgroup,
     commands: CommandCgroups,
+    waiting: Waiting,
     resolver: Resolver,
     /// Addresses that an earlier agent saved.
     known: BTreeMap<HostName, KnownAddresses>,
@@ -356,6 +367,7 @@ impl Agent {
             tokio::select! {
                 Some(event) = inputs.events.recv() => self.reconciler.event(event),
                 Some(update) = inputs.updates.recv() => self.resolved(update),
+                Some(ask) = inputs.asks.recv() => self.demand(ask),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
                 Some(request) = inputs.handovers.recv() => {
                     if let Some(leaving) = self.hand_over(request, &mut inputs).await {
@@ -366,6 +378,7 @@ impl Agent {
                 Some(event) = self.tracers.next() => self.trace(&event),
                 _ = upkeep.tick() => {
                     self.reconciler.retry_failed();
+                    self.forget_unused_names();
                     self.save_addresses();
                     self.forget_tracers();
                 }
@@ -377,7 +390,11 @@ impl Agent {
             while let Ok(update) = inputs.updates.try_recv() {
                 self.resolved(update);
             }
+            while let Ok(ask) = inputs.asks.try_recv() {
+                self.demand(ask);
+            }
             self.reconcile();
+            self.tell_waiting();
         }
     }
 
@@ -399,7 +416,10 @@ impl Agent {
 
     fn resolved(&mut self, update: resolve::Update) {
         self.saving.answered(&update);
-        self.reconciler.resolved(update.name, update.addresses);
+        self.reconciler.resolved(update.name.clone(), update.addresses);
+        if update.is_complete {
+            self.reconciler.completed(&update.name);
+        }
     }
 
     fn reconcile(&mut self) {
@@ -417,6 +437,9 @@ impl Agent {
         }
         if step.must_save {
             self.save_ids();
+        }
+        if step.must_save_leases {
+            self.save_leases();
         }
         if self.saving.is_urgent() {
             self.save_addresses();

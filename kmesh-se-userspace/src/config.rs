@@ -10,15 +10,16 @@ use std::{
 };
 
 use clap::Args;
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use jiff::SignedDuration;
 use kmesh_se_common::limits as l;
 
 use crate::{
     admin,
-    desired::VipRanges,
-    dns::{DnsError, DnsListen},
+    desired::{DYNAMIC_RANGES, LeaseLimits, VipRanges},
+    dns::{DnsError, DnsListen, Search},
     loader,
-    model::{Locality, Namespace, Place},
+    model::{HostName, Locality, Namespace, Place},
     sink::Capacities,
 };
 
@@ -50,6 +51,10 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_RESOLVER", value_name = "ADDR[:PORT]", value_delimiter = ',')]
     pub resolver: Vec<ResolverArg>,
 
+    /// The search list of clients.
+    #[command(flatten)]
+    pub search: SearchArgs,
+
     /// The directory of a BPF file system where programs and maps outlive the agent. One is mounted at /sys/fs/bpf if there is
     /// none.
     #[arg(long, env = "KMESH_SE_PIN", value_name = "DIR", default_value = loader::DEFAULT_PIN)]
@@ -76,10 +81,29 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_VIP_V6", value_name = "CIDR", default_value = "2001:2::/48")]
     pub vip_v6: Ipv6Net,
 
-    /// Whether both ranges get an `unreachable` route in this network namespace, so that what the programs do not handle
-    /// (MPTCP, a client that is not enrolled and remembers a virtual address) fails at once instead of waiting.
+    /// Whether these ranges, and those of --dynamic-v4 and --dynamic-v6, get an `unreachable` route in this network namespace,
+    /// so that what the programs do not handle (MPTCP, a client that is not enrolled and remembers a virtual address) fails at
+    /// once instead of waiting.
     #[arg(long, env = "KMESH_SE_VIP_ROUTES", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
     pub vip_routes: bool,
+
+    /// The range of IPv4 addresses for names below DYNAMIC_DNS wildcards, which get one when a client asks. Of this node only,
+    /// and apart from --vip-v4. Default: the /16 beside the default of that, in space that is routed nowhere.
+    #[arg(long, env = "KMESH_SE_DYNAMIC_V4", value_name = "CIDR", default_value_t = DYNAMIC_RANGES.v4)]
+    pub dynamic_v4: Ipv4Net,
+
+    /// The same for IPv6, apart from --vip-v6. Default: the prefix whose packets every router may discard (RFC 6666).
+    #[arg(long, env = "KMESH_SE_DYNAMIC_V6", value_name = "CIDR", default_value_t = DYNAMIC_RANGES.v6)]
+    pub dynamic_v6: Ipv6Net,
+
+    /// How many names below DYNAMIC_DNS wildcards the clients of one namespace may use at one time. Beyond that, names are the
+    /// resolver's, and `status` says so.
+    #[arg(long, env = "KMESH_SE_DYNAMIC_NAMES", value_name = "N", default_value_t = LeaseLimits::default().names)]
+    pub dynamic_names: usize,
+
+    /// After how many seconds without a question or a connection a name below a DYNAMIC_DNS wildcard is forgotten.
+    #[arg(long, env = "KMESH_SE_DYNAMIC_IDLE", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    pub dynamic_idle: u32,
 
     /// Where the node is: nearer backends are preferred.
     #[command(flatten)]
@@ -142,8 +166,39 @@ impl PlaceArgs {
     }
 }
 
+/// The search list of clients.
+#[derive(Clone, Debug, Args)]
+pub struct SearchArgs {
+    /// A domain of the clients' search list: a name is also found when a client asks for it with this domain behind it. May
+    /// be repeated. Default: for the agent, what /etc/resolv.conf says; for `query`, none.
+    #[arg(long, env = "KMESH_SE_SEARCH", value_name = "DOMAIN", value_delimiter = ',')]
+    pub search: Vec<String>,
+
+    /// The domain D of a cluster, whose clients of namespace NS search NS.svc.D, svc.D and D, too. Empty: none.
+    #[arg(long, env = "KMESH_SE_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+impl SearchArgs {
+    /// The search list; `or` stands for domains that the flags do not give.
+    #[must_use]
+    pub fn search(&self, or: Vec<HostName>) -> Search {
+        let given: Vec<_> = self.search.iter().map(|domain| HostName::new(domain)).collect();
+        Search::new(Some(HostName::new(&self.cluster_domain)), if given.is_empty() { or } else { given })
+    }
+}
+
 fn capacity() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=16_777_216)
+}
+
+/// Two ranges of virtual addresses have addresses in common.
+#[derive(Debug, thiserror::Error)]
+#[error("--vip-{flag} {one} and --dynamic-{flag} {other} overlap: an address must be of one of them only")]
+pub struct RangesOverlap {
+    flag: &'static str,
+    one: IpNet,
+    other: IpNet,
 }
 
 /// What `--source` names.
@@ -244,6 +299,26 @@ impl AgentArgs {
     pub fn vip_ranges(&self) -> VipRanges {
         VipRanges { v4: self.vip_v4, v6: self.vip_v6 }
     }
+
+    /// The ranges of the virtual addresses of names below DYNAMIC_DNS wildcards.
+    ///
+    /// # Errors
+    /// They overlap with those of [`AgentArgs::vip_ranges`].
+    pub fn dynamic_ranges(&self) -> Result<VipRanges, RangesOverlap> {
+        let overlap = |flag, one: IpNet, other: IpNet| {
+            let overlaps = one.contains(&other) || other.contains(&one);
+            if overlaps { Err(RangesOverlap { flag, one, other }) } else { Ok(()) }
+        };
+        overlap("v4", self.vip_v4.trunc().into(), self.dynamic_v4.trunc().into())?;
+        overlap("v6", self.vip_v6.trunc().into(), self.dynamic_v6.trunc().into())?;
+        Ok(VipRanges { v4: self.dynamic_v4, v6: self.dynamic_v6 })
+    }
+
+    /// How many names below DYNAMIC_DNS wildcards, and for how long.
+    #[must_use]
+    pub fn lease_limits(&self) -> LeaseLimits {
+        LeaseLimits { names: self.dynamic_names, idle: SignedDuration::from_secs(self.dynamic_idle.into()) }
+    }
 }
 
 #[cfg(test)]
@@ -278,6 +353,26 @@ mod tests {
             let parsed = text.parse::<EnrolArg>().ok();
             let seen = parsed.as_ref().map(|e| (e.namespace.as_str(), e.cgroup.to_str().unwrap_or_default()));
             assert_eq!(seen, wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_must_not_overlap() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            agent: AgentArgs,
+        }
+        for (flags, fits) in [
+            (&[][..], true),
+            (&["--dynamic-v4", "240.240.128.0/17"], false),
+            (&["--vip-v4", "240.0.0.0/8"], false),
+            (&["--vip-v4", "240.240.0.0/17", "--dynamic-v4", "240.240.128.0/17"], true),
+            (&["--dynamic-v6", "2001:2:0:ffff::/64"], false),
+        ] {
+            let words = ["agent", "--source", "file:/x"].iter().chain(flags);
+            let line = <Line as clap::Parser>::try_parse_from(words).expect("good flags");
+            assert_eq!(line.agent.dynamic_ranges().is_ok(), fits, "{flags:?}");
         }
     }
 }

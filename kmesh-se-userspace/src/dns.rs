@@ -9,6 +9,7 @@ mod forward;
 mod handed;
 mod listen;
 mod listener;
+mod search;
 mod server;
 mod stats;
 mod table;
@@ -17,11 +18,16 @@ mod tcp;
 mod tests;
 
 pub use self::{
-    answer::{Answer, AnswerRecord, Decision, QueryType, TTL_SECS, Transport, answer, query},
+    answer::{
+        Answer, AnswerData, AnswerRecord, Decision, QueryType, TTL_SECS, Transport, Waited, answer, query,
+        server_failure,
+    },
     config::{DnsConfig, DnsError, MAX_RESOLVERS},
+    forward::is_reply_to,
     handed::{HandedBlock, HandedSocket},
     listen::DnsListen,
-    server::{DnsServer, Farewell},
+    search::Search,
+    server::{Ask, DnsServer, Farewell},
     stats::DnsStats,
     table::{Found, NameTable},
 };

@@ -3,6 +3,7 @@
 //! In: source events and resolver updates. Out: map operations through the sink, names in the table, names to resolve.
 //! Never: a rebuild of hosts that a change does not touch.
 
+mod leases;
 mod report;
 
 #[cfg(test)]
@@ -17,7 +18,7 @@ use jiff::Timestamp;
 
 pub use self::report::{ObjectReport, Report};
 use crate::{
-    desired::{self, Desired, Keys, Known, Tables, VipPool},
+    desired::{self, Desired, Keys, Known, Leases, Tables, VipPool},
     diff::{MapOp, diff},
     dns::NameTable,
     model::{Addresses, HostName, Object, ObjectRef, Place, Resolved, Snapshot, validate},
@@ -31,6 +32,8 @@ pub struct Reconciler<M> {
     snapshot: Snapshot,
     resolved: Resolved,
     vips: VipPool,
+    /// The names below DYNAMIC_DNS wildcards that clients use.
+    leases: Leases,
     desired: Desired,
     sink: Sink<M>,
     names: Arc<NameTable>,
@@ -47,6 +50,8 @@ pub struct Reconciler<M> {
     /// Host -> the names that it needs.
     needs: BTreeMap<HostName, BTreeSet<HostName>>,
     report: Report,
+    /// The resolved names of which both families are known.
+    complete: BTreeSet<HostName>,
     /// Addresses from an earlier run, for names that are wanted before they are answered.
     remembered: Resolved,
     /// Whether the maps hold rows of an earlier agent that have not been compared with the desired ones yet.
@@ -63,17 +68,20 @@ pub struct Step {
     pub unwant: BTreeSet<HostName>,
     /// Whether VIPs or ids of namespaces changed, to be saved before the step is carried out.
     pub must_save: bool,
+    /// Whether names below wildcards got or lost addresses, to be saved like those.
+    pub must_save_leases: bool,
     /// The rows to be written, by host.
     touched: BTreeMap<HostName, Keys>,
 }
 
 impl<M: Maps> Reconciler<M> {
-    /// With nothing in it; `vips` holds what an earlier run allocated.
-    pub fn new(sink: Sink<M>, vips: VipPool, names: Arc<NameTable>) -> Self {
+    /// With nothing in it; `vips` and `leases` hold what an earlier run allocated.
+    pub fn new(sink: Sink<M>, vips: VipPool, leases: Leases, names: Arc<NameTable>) -> Self {
         Self {
             snapshot: Snapshot::default(),
             resolved: Resolved::new(),
             vips,
+            leases,
             desired: Desired::default(),
             sink,
             names,
@@ -84,6 +92,7 @@ impl<M: Maps> Reconciler<M> {
             dependents: BTreeMap::new(),
             needs: BTreeMap::new(),
             report: Report::default(),
+            complete: BTreeSet::new(),
             remembered: Resolved::new(),
             takes_over: false,
         }
@@ -127,13 +136,20 @@ impl<M: Maps> Reconciler<M> {
             Some(accepted) => self.snapshot.apply(accepted),
             None => self.snapshot.remove(&reference),
         };
-        self.dirty.extend(touched);
+        self.touch(touched);
     }
 
     fn delete(&mut self, object: &ObjectRef) {
         self.report.forget_object(object);
         let touched = self.snapshot.remove(object);
-        self.dirty.extend(touched);
+        self.touch(touched);
+    }
+
+    /// Has these hosts rebuilt, and the concrete names below those that are wildcards.
+    fn touch(&mut self, hosts: BTreeSet<HostName>) {
+        let suffixes = hosts.iter().filter_map(HostName::wildcard_suffix);
+        self.dirty.extend(suffixes.flat_map(|suffix| self.leases.below(suffix)).cloned());
+        self.dirty.extend(hosts);
     }
 
     /// Takes in the addresses of a name. A late answer for a name that nobody needs any more is dropped.
@@ -173,9 +189,11 @@ impl<M: Maps> Reconciler<M> {
         self.retry = false;
         let dirty = std::mem::take(&mut self.dirty);
         let mut step = Step { touched: std::mem::take(&mut self.failed), ..Step::default() };
+        self.end_unused_leases(&dirty, now);
         self.update_needs(&dirty, &mut step);
         for host in self.in_order_of_age(&dirty) {
             step.must_save |= self.update_vips(&host, now);
+            self.update_lease(&host, now);
         }
         let mut followers = BTreeSet::new();
         for host in &dirty {
@@ -193,6 +211,7 @@ impl<M: Maps> Reconciler<M> {
             step.must_save |= self.release_unused_vips(now);
             self.take_over(&mut step.touched);
         }
+        step.must_save_leases = self.leases.take_changed();
         let frontends = step.touched.values().flat_map(|keys| &keys.frontends).map(|f| &f.scope);
         let addresses = step.touched.values().flat_map(|keys| &keys.addresses).map(|a| &a.scope);
         step.must_save |= self.sink.reserve_scopes(frontends.chain(addresses));
@@ -201,14 +220,22 @@ impl<M: Maps> Reconciler<M> {
 
     /// Builds `host` anew; returns the rows that it had or has.
     fn rebuild(&mut self, host: &HostName) -> Keys {
-        let known = Known { snapshot: &self.snapshot, resolved: &self.resolved, vips: &self.vips };
         let exists = !self.snapshot.entries_of(host).is_empty();
-        let built = exists.then(|| desired::host(known, host));
+        let mut built = exists.then(|| desired::host(self.known(), host));
         if !exists {
             self.names.set(host.clone(), None);
             self.published.remove(host);
         }
+        if let Some(concrete) = self.build_concrete(host) {
+            built.get_or_insert_default().join(concrete);
+        } else {
+            self.names.set_concrete(host, None);
+        }
         self.desired.set(host, built)
+    }
+
+    fn known(&self) -> Known<'_> {
+        Known { snapshot: &self.snapshot, resolved: &self.resolved, vips: &self.vips }
     }
 
     /// Names the restored rows as the desired ones are named, and has all of them compared: what nobody wants goes. A service
@@ -289,6 +316,7 @@ impl<M: Maps> Reconciler<M> {
     fn publish<'a>(&mut self, hosts: impl Iterator<Item = &'a HostName>) {
         for host in hosts {
             let Some(desired) = self.desired.get(host) else { continue };
+            self.publish_concrete(host, &desired.concrete);
             let mut names = desired.names.clone();
             if !self.published.contains(host) {
                 if self.failed.contains_key(host) {
@@ -319,7 +347,8 @@ impl<M: Maps> Reconciler<M> {
     fn update_needs(&mut self, hosts: &BTreeSet<HostName>, step: &mut Step) {
         let mut was_wanted: BTreeMap<HostName, bool> = BTreeMap::new();
         for host in hosts {
-            let new = desired::wanted_names(&self.snapshot, host);
+            let mut new = desired::wanted_names(&self.snapshot, host);
+            new.extend(self.leases.contains(host).then(|| host.clone()));
             let old = self.needs.remove(host).unwrap_or_default();
             for name in old.symmetric_difference(&new) {
                 let dependents = self.dependents.entry(name.clone()).or_default();
@@ -339,10 +368,12 @@ impl<M: Maps> Reconciler<M> {
             if !is_wanted {
                 self.dependents.remove(&name);
                 self.resolved.remove(&name);
+                self.complete.remove(&name);
             }
             match (was_wanted, is_wanted) {
                 (false, true) => {
                     if let Some(addresses) = self.remembered.remove(&name) {
+                        self.complete.insert(name.clone());
                         self.resolved.insert(name.clone(), addresses);
                     }
                     step.want.insert(name);
@@ -410,6 +441,12 @@ impl<M: Maps> Reconciler<M> {
     #[must_use]
     pub fn vips(&self) -> &VipPool {
         &self.vips
+    }
+
+    /// The concrete names in use.
+    #[must_use]
+    pub fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     /// What the maps and names should be.

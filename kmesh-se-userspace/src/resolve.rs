@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    config::{ResolveConfig, ResolveError, system_servers},
+    config::{ResolveConfig, ResolveError, system_search, system_servers},
     state::{NO_ADDRESS, NO_SUCH_NAME},
 };
 use self::{
@@ -33,14 +33,16 @@ use self::{
 };
 use crate::model::{Addresses, HostName};
 
-/// What a name resolves to now. Sent at its first answer or failure, and whenever the addresses or their
-/// order change.
+/// What a name resolves to now. Sent at its first answer or failure, when both families are known, and whenever the
+/// addresses or their order change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Update {
     /// The name that was wanted.
     pub name: HostName,
     /// All its addresses; empty when the name has none or could not be asked.
     pub addresses: Addresses,
+    /// Whether both families have been answered, or have failed, since the name is wanted.
+    pub is_complete: bool,
 }
 
 /// How one name is doing.

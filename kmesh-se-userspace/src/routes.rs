@@ -40,7 +40,7 @@ pub enum RouteError {
     /// Somebody else has a route for exactly this range.
     #[error(
         "another route for {range} is there (protocol {protocol}) and is left alone: remove it, or give the agent another \
-         range (--vip-v4, --vip-v6), or --vip-routes false"
+         range (--vip-v4, --vip-v6, --dynamic-v4, --dynamic-v6), or --vip-routes false"
     )]
     Foreign {
         /// The range.

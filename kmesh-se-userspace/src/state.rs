@@ -1,4 +1,4 @@
-//! What survives a restart: VIPs of hosts, ids of namespaces, addresses of names.
+//! What survives a restart: VIPs of hosts and of names below wildcards, ids of namespaces, addresses of names.
 //!
 //! In: a directory. Out: one JSON file for each, replaced as a whole. Never: a partly written file.
 
@@ -13,13 +13,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    desired::{VipPool, VipRanges, Vips},
+    desired::{LeaseLimits, Leases, VipPool, VipRanges, Vips},
     model::{Addresses, HostName, Namespace},
 };
 
 const VIPS: &str = "vips.json";
 const SCOPES: &str = "scopes.json";
 const ADDRESSES: &str = "addresses.json";
+const LEASES: &str = "leases.json";
 const VERSION: u32 = 1;
 
 /// The content of each file.
@@ -43,6 +44,18 @@ struct SavedScopes {
 #[derive(Serialize, Deserialize, Default)]
 struct SavedAddresses {
     names: BTreeMap<String, KnownAddresses>,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+struct SavedLeases {
+    names: BTreeMap<String, SavedLease>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedLease {
+    #[serde(flatten)]
+    vips: Vips,
+    namespaces: Vec<String>,
 }
 
 /// The addresses that a name had.
@@ -98,7 +111,7 @@ impl StateDir {
     /// The files that an agent leaves in the directory `path`.
     pub fn files(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
         let path = path.to_owned();
-        [VIPS, SCOPES, ADDRESSES]
+        [VIPS, SCOPES, ADDRESSES, LEASES]
             .into_iter()
             .flat_map(move |file| [path.join(file), path.join(temporary(file))])
     }
@@ -122,6 +135,39 @@ impl StateDir {
     pub fn save_vips(&self, pool: &VipPool) -> Result<(), StateError> {
         let hosts = pool.iter().map(|(host, vips)| (host.to_string(), *vips)).collect();
         self.save(VIPS, SavedVips { hosts })
+    }
+
+    /// The names below wildcards that were in use, with the addresses that they had, as far as those are in `ranges`. `now`
+    /// they are in use again.
+    ///
+    /// # Errors
+    /// As [`StateDir::load_vips`].
+    pub fn load_leases(
+        &self,
+        ranges: VipRanges,
+        limits: LeaseLimits,
+        now: Timestamp,
+    ) -> Result<Leases, StateError> {
+        let mut leases = Leases::new(ranges, limits);
+        for (name, SavedLease { vips, namespaces }) in self.load::<SavedLeases>(LEASES)?.names {
+            let users = namespaces.iter().map(|namespace| Namespace::new(namespace));
+            if !leases.restore(&HostName::new(&name), vips, users, now) {
+                tracing::warn!(host = name, "a name has lost an address that is not in the ranges any more");
+            }
+        }
+        Ok(leases)
+    }
+
+    /// Saves which names below wildcards are in use, and have addresses.
+    ///
+    /// # Errors
+    /// As [`StateDir::save_vips`].
+    pub fn save_leases(&self, leases: &Leases) -> Result<(), StateError> {
+        let names = leases.iter().filter_map(|(host, vips, users)| {
+            let namespaces = users.map(ToString::to_string).collect();
+            Some((host.to_string(), SavedLease { vips: *vips?, namespaces }))
+        });
+        self.save(LEASES, SavedLeases { names: names.collect() })
     }
 
     /// The ids that namespaces have in the maps.
@@ -221,6 +267,32 @@ mod tests {
         fs::write(dir.path().join(VIPS), "{")?;
         let error = state.load_vips(VipRanges::default()).expect_err("it is damaged");
         assert!(error.to_string().contains("move it away"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_name_below_a_wildcard_keeps_its_address_over_a_restart() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let state = StateDir::open(dir.path())?;
+        let load = |ranges| state.load_leases(ranges, LeaseLimits::default(), Timestamp::UNIX_EPOCH);
+        let (a, b, shop) = (HostName::new("a.w.com"), HostName::new("b.w.com"), Namespace::new("shop"));
+        let mut leases = load(VipRanges::default())?;
+        leases.ask(&a, &shop, Timestamp::UNIX_EPOCH)?;
+        leases.ask(&b, &shop, Timestamp::UNIX_EPOCH)?;
+        let vips = leases.ensure_vips(&b, Timestamp::UNIX_EPOCH, |_| false)?;
+        assert!(leases.take_changed());
+        state.save_leases(&leases)?;
+
+        let again = load(VipRanges::default())?;
+        assert_eq!(again.vips(&b), Some(&vips));
+        assert_eq!(
+            again.iter().map(|(_, _, users)| users.cloned().collect::<Vec<_>>()).collect::<Vec<_>>(),
+            [[shop]]
+        );
+        assert!(!again.contains(&a), "it had no address");
+        // In other ranges it is in use, and gets an address when it is resolved.
+        let elsewhere = load(VipRanges { v4: "10.0.0.0/24".parse()?, v6: "fd00::/64".parse()? })?;
+        assert!(elsewhere.contains(&b) && elsewhere.vips(&b).is_none());
         Ok(())
     }
 }

@@ -167,6 +167,108 @@ fn an_answer_that_is_too_large_is_cut_and_comes_whole_over_tcp() -> anyhow::Resu
     Ok(())
 }
 
+/// Resolves as musl does: both families at once from one socket, each search domain in turn, no look at EDNS.
+const LIKE_MUSL: &str = r"
+import select, socket, struct, sys
+resolver, ndots, domains = sys.argv[1], int(sys.argv[2]), sys.argv[3].split()
+
+def question(number, name, kind):
+    labels = b''.join(bytes([len(part)]) + part.encode() for part in name.split('.'))
+    return struct.pack('>HHHHHH', number, 0x100, 1, 0, 0, 0) + labels + b'\0' + struct.pack('>HH', kind, 1)
+
+def skip(answer, at):
+    while True:
+        length = answer[at]
+        if length >= 192: return at + 2
+        at += length + 1
+        if not length: return at
+
+def read(answer):
+    found, at = [], skip(answer, 12) + 4
+    for _ in range(struct.unpack('>H', answer[6:8])[0]):
+        at = skip(answer, at)
+        kind, _, _, length = struct.unpack('>HHIH', answer[at:at + 10])
+        data = answer[at + 10:at + 10 + length]
+        at += 10 + length
+        if kind == 1: found.append(socket.inet_ntop(socket.AF_INET, data))
+        if kind == 28: found.append(socket.inet_ntop(socket.AF_INET6, data))
+        if kind == 5: found.append('alias')
+    return answer[3] & 15, found
+
+def ask(name):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for number, kind in [(1, 1), (2, 28)]:
+            client.sendto(question(number, name, kind), (resolver, 53))
+        answers = {}
+        while len(answers) < 2:
+            assert select.select([client], [], [], 5)[0], 'no answer to ' + name
+            answer, sender = client.recvfrom(512)
+            assert sender == (resolver, 53), sender
+            answers[answer[1]] = read(answer)
+        return answers[1], answers[2]
+
+for name in sys.argv[4:]:
+    tried = [name + '.' + domain for domain in domains] if name.count('.') < ndots else []
+    for candidate in tried + [name]:
+        (code4, found4), (code6, found6) = ask(candidate)
+        if found4 or found6 or code4 == code6 == 0:
+            print(name, 'as', candidate, *found4, *found6)
+            break
+    else:
+        print(name, 'unknown')
+";
+
+#[test]
+fn a_name_is_found_through_the_search_list_by_every_resolver_library() -> anyhow::Result<()> {
+    let stage = with_fake(&["--search", "corp.test"])?;
+    let real = "real.default.svc.cluster.local";
+    stage.topology.dns.set(&[
+        ("backend.test", BACKEND),
+        (real, BACKEND_2),
+        ("corp.test.corp.test", BACKEND),
+    ])?;
+    let domains = "default.svc.cluster.local svc.cluster.local cluster.local corp.test";
+    let text = format!("nameserver {DNS}\nsearch {domains}\noptions ndots:5 timeout:2\n");
+    stage.topology.sleep.resolv_conf(&text)?;
+    let vip = vip(&stage)?;
+
+    // glibc, by its own words and through Python.
+    let (found, text) = stage.says(true, &["getent", "ahostsv4", "fake.test"])?;
+    assert!(found && text.starts_with(&vip.to_string()), "{text}");
+    let (found, text) = stage.says(true, &["getent", "hosts", "real"])?;
+    assert!(found && text.contains(&BACKEND_2.to_string()), "{text}");
+    let told = stage.python(
+        true,
+        "import socket\nprint(*{a[4][0] for a in socket.getaddrinfo('FAKE.test', 80, socket.AF_INET)})\n\
+         print(socket.gethostbyname_ex('fake.test')[0])",
+    )?;
+    assert_eq!(told, format!("{vip}\nfake.test\n"));
+
+    let program = |names: &str| {
+        format!("import sys\nsys.argv = ['ask', '{DNS}', '5', '{domains}', {names}]\n{LIKE_MUSL}")
+    };
+    let told = stage.python(true, &program("'fake.test', 'real', 'nowhere.test'"))?;
+    let wanted = format!(
+        "fake.test as fake.test.default.svc.cluster.local alias {vip} alias\n\
+         real as {real} {BACKEND_2}\n\
+         nowhere.test unknown\n"
+    );
+    assert_eq!(told, wanted);
+
+    // The search of another namespace is not this one's, and what is not enrolled has neither.
+    let dig = |enrolled, name: &str| -> anyhow::Result<String> {
+        let words = ["dig", &format!("@{DNS}"), name, "A", "+noall", "+answer", "+comments"];
+        Ok(stage.says(enrolled, &words)?.1.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let told = dig(true, "Fake.Test.default.svc.cluster.local")?;
+    assert!(told.contains("Fake.Test.default.svc.cluster.local. 30 IN CNAME Fake.Test."), "{told}");
+    assert!(told.contains(&format!("Fake.Test. 30 IN A {vip}")) && told.contains(" aa "), "{told}");
+    assert!(dig(true, "fake.test.corp.test")?.contains(&vip.to_string()));
+    assert!(dig(true, "fake.test.other.svc.cluster.local")?.contains("NXDOMAIN"));
+    assert!(dig(false, "fake.test.default.svc.cluster.local")?.contains("NXDOMAIN"));
+    Ok(())
+}
+
 #[test]
 fn listeners_are_not_dialled_and_their_neighbours_are_left_alone() -> anyhow::Result<()> {
     let stage = both_families()?;

@@ -18,7 +18,12 @@ use tests::stage::{Stage, VIP_ROUTES, tools_folder};
 use tests::topology::{BACKEND, DNS, Options, v6};
 
 const QUIET: Options = Options { httpbin: false, ttl_secs: 1, records: &[] };
-const BOTH: [&str; 2] = ["unreachable 240.240.0.0/16", "unreachable 2001:2::/48"];
+const ALL: [&str; 4] = [
+    "unreachable 240.240.0.0/16",
+    "unreachable 240.241.0.0/16",
+    "unreachable 100::/64",
+    "unreachable 2001:2::/48",
+];
 /// Nothing that waits for an answer is so quick.
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// TCP sends its first packet again after a second.
@@ -229,18 +234,18 @@ fn arena(more: &[&str]) -> anyhow::Result<Arena> {
 fn they_stay_for_the_next_agent_and_go_with_the_last() -> anyhow::Result<()> {
     let mut arena = arena(&[])?;
     let routes = |arena: &Arena| arena.node.routes(VIP_ROUTES);
-    assert_eq!(routes(&arena)?, BOTH);
-    let problems = BOTH.map(|route| json!({ "range": route.replace("unreachable ", ""), "problem": null }));
+    assert_eq!(routes(&arena)?, ALL);
+    let problems = ALL.map(|route| json!({ "range": route.replace("unreachable ", ""), "problem": null }));
     assert_eq!(arena.agent.json("status")?["routes"], json!(problems));
     arena.agent.pause()?;
-    assert_eq!(routes(&arena)?, BOTH);
+    assert_eq!(routes(&arena)?, ALL);
     arena.resume(&program()?)?;
     arena.take_over(&program()?)?;
     arena.agent.process().signal(Signal::SIGKILL)?;
     arena.agent.process().wait(Duration::from_secs(5))?;
-    assert_eq!(routes(&arena)?, BOTH);
+    assert_eq!(routes(&arena)?, ALL);
     arena.resume(&program()?)?;
-    assert_eq!(routes(&arena)?, BOTH);
+    assert_eq!(routes(&arena)?, ALL);
     arena.agent.stop()?;
     assert_eq!(routes(&arena)?, Vec::<String>::new());
     Ok(())
@@ -255,7 +260,7 @@ fn cleanup_removes_them_and_nobody_elses() -> anyhow::Result<()> {
     arena.agent.process().wait(Duration::from_secs(5))?;
     let told = arena.agent.cleanup()?;
     let told = String::from_utf8(told.stdout)?;
-    for route in BOTH {
+    for route in ALL {
         assert!(told.contains(&format!("removed route {route}")), "{told}");
     }
     assert_eq!(arena.node.routes(VIP_ROUTES)?, Vec::<String>::new());
@@ -269,13 +274,13 @@ fn other_ranges_and_no_routes_remove_the_old_ones() -> anyhow::Result<()> {
     let flags = arena.agent.flags().clone();
     for (words, wanted) in [
         // As a person writes it: the host bits do not count.
-        (&["--vip-v4", "240.7.1.1/20"][..], &["unreachable 240.7.0.0/20", BOTH[1]][..]),
+        (&["--vip-v4", "240.7.1.1/20"][..], &["unreachable 240.7.0.0/20", ALL[1], ALL[2], ALL[3]][..]),
         (
-            &["--vip-v4", "240.7.0.0/16", "--vip-v6", "2001:2:3::/64"],
-            &["unreachable 240.7.0.0/16", "unreachable 2001:2:3::/64"],
+            &["--vip-v4", "240.7.0.0/16", "--vip-v6", "2001:2:3::/64", "--dynamic-v4", "240.8.0.0/16"],
+            &["unreachable 240.7.0.0/16", "unreachable 240.8.0.0/16", ALL[2], "unreachable 2001:2:3::/64"],
         ),
         (&["--vip-routes", "false"], &[]),
-        (&["--vip-routes=true"], &BOTH),
+        (&["--vip-routes=true"], &ALL),
     ] {
         arena.agent.pause()?;
         arena.agent = Agent::start_with(&arena.run, &arena.node, flags.clone(), words)?;
@@ -299,14 +304,14 @@ fn somebody_elses_route_for_a_range_is_left_alone_and_named() -> anyhow::Result<
     let flags = Flags { more: Vec::new(), ..arena.agent.flags().clone() };
     arena.agent.pause()?;
     arena.agent = Agent::start_with(&arena.run, &arena.node, flags, &[])?;
-    assert_eq!(arena.node.routes(VIP_ROUTES)?, [BOTH[1]]);
+    assert_eq!(arena.node.routes(VIP_ROUTES)?, ALL[1..]);
     assert!(arena.node.routes(4)?[0].starts_with("240.240.0.0/16 dev lo"), "{:?}", arena.node.routes(4)?);
     let named = problems(&arena.agent)?;
     let problem = named[0].as_deref().context("no problem is told")?;
     for part in ["240.240.0.0/16", "protocol 4", "left alone", "--vip-v4"] {
         assert!(problem.contains(part), "{problem}");
     }
-    assert_eq!(named[1], None);
+    assert_eq!(named[1..], [None, None, None]);
     assert!(arena.agent.log_tail().contains("left alone"), "{}", arena.agent.log_tail());
     arena.agent.stop()?;
     assert_eq!(arena.node.routes(VIP_ROUTES)?, Vec::<String>::new());
@@ -320,14 +325,14 @@ fn a_route_that_somebody_removed_is_missed() -> anyhow::Result<()> {
     arena.node.ip("route del unreachable 240.240.0.0/16\n")?;
     let named = problems(&arena.agent)?;
     assert!(named[0].as_deref().is_some_and(|problem| problem.contains("restart")), "{named:?}");
-    assert_eq!(named[1], None);
+    assert_eq!(named[1..], [None, None, None]);
     let text = arena.agent.ask(&["status"])?;
     let text = String::from_utf8(text.stdout)?;
     assert!(text.contains("missing unreachable 240.240.0.0/16"), "{text}");
     assert!(text.contains("route     unreachable 2001:2::/48"), "{text}");
     arena.agent.pause()?;
     arena.resume(&program()?)?;
-    assert_eq!(arena.node.routes(VIP_ROUTES)?, BOTH);
+    assert_eq!(arena.node.routes(VIP_ROUTES)?, ALL);
     Ok(())
 }
 
@@ -351,7 +356,7 @@ fn an_agent_that_may_not_set_them_works_and_says_so() -> anyhow::Result<()> {
     flags.program = without("net_admin", &arena.run.folder()?, &flags.program)?;
     arena.agent = Agent::start_with(&arena.run, &arena.node, flags, &[])?;
     assert_eq!(arena.node.routes(VIP_ROUTES)?, Vec::<String>::new());
-    for (problem, route) in problems(&arena.agent)?.into_iter().zip(BOTH) {
+    for (problem, route) in problems(&arena.agent)?.into_iter().zip(ALL) {
         let problem = problem.context("no problem is told")?;
         for part in
             [route.strip_prefix("unreachable ").unwrap_or(route), "CAP_NET_ADMIN", "--vip-routes false"]
@@ -368,6 +373,6 @@ fn agents_of_two_namespaces_have_routes_of_their_own() -> anyhow::Result<()> {
     let (one, mut other) = (arena(&[])?, arena(&[])?);
     other.agent.stop()?;
     assert_eq!(other.node.routes(VIP_ROUTES)?, Vec::<String>::new());
-    assert_eq!(one.node.routes(VIP_ROUTES)?, BOTH);
+    assert_eq!(one.node.routes(VIP_ROUTES)?, ALL);
     Ok(())
 }

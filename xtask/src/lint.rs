@@ -142,7 +142,7 @@ fn bpf_clippy() -> Option<Command> {
 /// The Rust sources of the workspace: (path from its root, text).
 fn sources(root: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();
-    let crates = ["kmesh-se-common", "kmesh-se-ebpf", "kmesh-se-userspace", "xtask", "tests"];
+    let crates = ["kmesh-se-common", "kmesh-se-ebpf", "kmesh-se-userspace", "xtask", "tests", "fuzz"];
     let mut folders: Vec<PathBuf> = crates.iter().map(|name| root.join(name)).collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder)? {

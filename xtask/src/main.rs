@@ -5,6 +5,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod kernels;
 mod lint;
 mod run;
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::Options),
     /// Run the data-path tests on Debian's kernels 5.10, 6.1, 6.12 and 7.2, each in an emulated machine
     Kernels(kernels::Options),
+    /// Mutate YAML and DNS messages, guided by what the code does with them; a crash is kept in a file
+    Fuzz(fuzz::Options),
     /// Formatting, clippy, and the rules of who may import whom
     Lint,
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Test { arguments } => test::test(&arguments),
         Command::Bench(options) => bench::bench(&options),
         Command::Kernels(options) => kernels::kernels(&options),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Lint => lint::lint(),
     };
     match done {

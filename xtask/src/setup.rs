@@ -135,6 +135,9 @@ const EMULATION: &[Requirement] = &[
     program("dpkg-deb", "unpacks kernels", &["dpkg"]),
 ];
 
+/// What only `fuzz` needs.
+const FUZZING: &[Requirement] = &[program("c++", "builds libFuzzer", &["g++"])];
+
 const fn program(what: &'static str, needed: &'static str, packages: &'static [&'static str]) -> Requirement {
     Requirement { what, needed, find: Find::Program, or_else: OrElse::Debian(packages) }
 }
@@ -178,6 +181,15 @@ pub(crate) fn compared() -> anyhow::Result<()> {
 /// When something is missing that could not be installed; the message names all of it.
 pub(crate) fn emulation() -> anyhow::Result<()> {
     make_ready(EMULATION, Verbosity::Changes)
+}
+
+/// Makes ready what `fuzz` is built with.
+///
+/// # Errors
+/// When something is missing that could not be installed; the message names all of it.
+pub(crate) fn fuzzing() -> anyhow::Result<()> {
+    make_ready(REQUIREMENTS, Verbosity::Changes)?;
+    make_ready(FUZZING, Verbosity::Changes)
 }
 
 fn make_ready(requirements: &[Requirement], verbosity: Verbosity) -> anyhow::Result<()> {

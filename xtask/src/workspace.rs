@@ -39,6 +39,16 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
+/// The target triple of this machine.
+///
+/// # Errors
+/// When rustc cannot be asked.
+pub(crate) fn host() -> anyhow::Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).args(["--print", "host-tuple"]).output().context("cannot run rustc")?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
 fn is_xtasks_own(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "OUT_DIR"].contains(&name)
 }

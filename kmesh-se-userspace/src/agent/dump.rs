@@ -47,6 +47,9 @@ impl Agent {
                 users.entry(name).or_default().insert(host);
             }
         }
+        for (host, ..) in self.reconciler.leases().iter() {
+            users.entry(host.clone()).or_default().insert(host);
+        }
         let mut names = Vec::new();
         for (name, status) in self.name_status() {
             let mut row = serde_json::to_value(&status)?;
@@ -69,7 +72,8 @@ impl Agent {
         let mut value = tables(&self.desired_tables());
         let hosts = self.reconciler.desired().hosts();
         let names = hosts.flat_map(|(host, desired)| {
-            desired.names.views.iter().map(move |(scope, view)| name(host, scope, view))
+            let views = desired.names.views.iter().chain(&desired.concrete.views);
+            views.map(move |(scope, view)| name(host, scope, view))
         });
         value["names"] = names.collect();
         value["revision"] = json!(self.reconciler.snapshot().revision);

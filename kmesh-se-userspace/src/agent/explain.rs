@@ -123,13 +123,13 @@ impl Agent {
     /// first that some object names.
     fn deciding_host(&self, name: &HostName, namespace: &Namespace) -> HostName {
         let snapshot = self.reconciler.snapshot();
-        let mut candidates = vec![name.clone()];
-        let mut rest = name.as_str();
-        while let Some((_, suffix)) = rest.split_once('.') {
-            candidates.push(HostName::new(&format!("*.{suffix}")));
-            rest = suffix;
-        }
+        let candidates: Vec<_> =
+            std::iter::once(name.clone()).chain(desired::wildcards_above(name)).collect();
         let scope = Scope::Namespace(namespace.clone());
+        if self.reconciler.leases().contains(name) && desired::dynamic_view(snapshot, name, &scope).is_some()
+        {
+            return name.clone();
+        }
         let is_seen = |host: &&HostName| desired::view_for(snapshot, host, &scope).is_some();
         let report = self.reconciler.report();
         let is_named = |host: &&HostName| {
@@ -147,8 +147,16 @@ impl Agent {
 
     fn name_facts(&self, host: &HostName, namespace: &Namespace) -> NameFacts {
         let (snapshot, report) = (self.reconciler.snapshot(), self.reconciler.report());
-        let view = desired::view_for(snapshot, host, &Scope::Namespace(namespace.clone()));
-        let entries = snapshot.entries_of(host).into_iter().map(|entry| {
+        let scope = Scope::Namespace(namespace.clone());
+        // A concrete name is given by the entries of its wildcard.
+        let dynamic =
+            desired::dynamic_view(snapshot, host, &scope).filter(|_| self.reconciler.leases().contains(host));
+        let (named, view) = match dynamic {
+            Some((wildcard, view)) => (wildcard, Some(view)),
+            None => (host.clone(), desired::view_for(snapshot, host, &scope)),
+        };
+        let is_concrete = named != *host;
+        let entries = snapshot.entries_of(&named).into_iter().map(|entry| {
             let serves = view.iter().flat_map(|v| &v.entries).find(|(e, _)| e.object == entry.object);
             let serves =
                 serves.iter().flat_map(|(_, ports)| ports).map(|p| (p.number, p.protocol.transport()));
@@ -158,11 +166,14 @@ impl Agent {
             object: object.to_string(),
             errors: said.errors.iter().map(ToString::to_string).collect(),
         });
-        let failures = report.failures().filter(|(of, ..)| *of == host).map(|(_, reason, message)| {
+        let failures = report.failures().filter(|(of, ..)| **of == named).map(|(_, reason, message)| {
             FailureFacts { reason: reason.to_owned(), message: message.to_owned() }
         });
-        let wanted = self.reconciler.desired().get(host).and_then(|d| d.names.view(namespace));
-        let answered = self.reconciler.names().get(host);
+        let wanted = self.reconciler.desired().get(host);
+        let wanted = wanted.and_then(|d| if is_concrete { &d.concrete } else { &d.names }.view(namespace));
+        let names = self.reconciler.names();
+        let answered =
+            if is_concrete { names.get_concrete(host).map(|(entry, _)| entry) } else { names.get(host) };
         let answered = answered.as_ref().and_then(|entry| {
             let is_own = entry.views.contains_key(&Scope::Namespace(namespace.clone()));
             let view = entry.view(namespace).filter(|view| !view.vips.is_empty())?;

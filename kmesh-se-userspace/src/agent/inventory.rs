@@ -74,6 +74,12 @@ impl Agent {
                 let current = answered.views.get(scope);
                 names.push(name_row(host, scope, current.unwrap_or(view), current.is_some(), &sources));
             }
+            let answered = self.reconciler.names().get_concrete(host).unwrap_or_default().0;
+            let sources = [source_row(host, status.get(host))];
+            for (scope, view) in &desired.concrete.views {
+                let current = answered.views.get(scope);
+                names.push(name_row(host, scope, current.unwrap_or(view), current.is_some(), &sources));
+            }
         }
         Names { names }
     }
@@ -116,6 +122,7 @@ fn name_row(
         answers_v6: view.answers_v6,
         entry: format!("{}/{}", view.entry.namespace, view.entry.name),
         answered: is_published && !view.vips.is_empty(),
+        on_demand: view.on_demand,
         resolved_from: sources.to_vec(),
         age_secs: sources.iter().filter_map(|source| source.age_secs).max(),
         stale: sources.iter().any(|source| source.stale),

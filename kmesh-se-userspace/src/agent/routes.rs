@@ -2,10 +2,13 @@
 //!
 //! In: the flags' ranges. Out: routes, and what is said of them. Never: a failure that ends the agent.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 
 use super::Agent;
 use crate::{
+    desired::VipRanges,
     routes::{self, RouteError},
     status::RouteStatus,
 };
@@ -39,8 +42,9 @@ impl Agent {
     }
 
     fn routed_ranges(&self) -> Vec<IpNet> {
-        let ranges = self.args.vip_ranges();
-        let both = [IpNet::from(ranges.v4.trunc()), IpNet::from(ranges.v6.trunc())];
-        both.into_iter().filter(|_| self.args.vip_routes).collect()
+        let of_names = VipRanges { v4: self.args.dynamic_v4, v6: self.args.dynamic_v6 };
+        let both = |of: VipRanges| [IpNet::from(of.v4.trunc()), IpNet::from(of.v6.trunc())];
+        let all: BTreeSet<_> = [self.args.vip_ranges(), of_names].into_iter().flat_map(both).collect();
+        all.into_iter().filter(|_| self.args.vip_routes).collect()
     }
 }

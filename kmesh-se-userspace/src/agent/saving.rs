@@ -65,6 +65,13 @@ impl Agent {
         }
     }
 
+    /// Saves the names below wildcards that clients were given addresses of.
+    pub(super) fn save_leases(&self) {
+        if let Err(error) = self.state.save_leases(self.reconciler.leases()) {
+            tracing::error!(%error, "state is not saved: after a restart names below wildcards are to be asked for again");
+        }
+    }
+
     /// Saves the addresses of names, if they changed.
     pub(super) fn save_addresses(&mut self) {
         if !self.saving.begin() {

@@ -17,7 +17,8 @@ use crate::{agent, config::AgentArgs};
     kmesh-se exec -- curl -s http://kmesh-fake.com/headers")]
 pub struct Args {
     #[command(flatten)]
-    agent: AgentArgs,
+    // It has more flags than all other commands together.
+    agent: Box<AgentArgs>,
 }
 
 /// Runs the command.
@@ -26,6 +27,6 @@ pub struct Args {
 /// When something that the agent needs is missing.
 pub(super) fn run(args: Args, _output: &mut Output) -> anyhow::Result<Answer> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(agent::run(args.agent))?;
+    runtime.block_on(agent::run(*args.agent))?;
     Ok(Answer::Yes)
 }

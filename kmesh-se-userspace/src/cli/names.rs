@@ -52,6 +52,9 @@ fn text(names: &Names, out: &mut Text<'_>) -> io::Result<()> {
 }
 
 fn answered(name: &NameRow) -> Cell {
+    if name.on_demand {
+        return Cell::from("names on demand");
+    }
     if !name.answered {
         let why = if name.addresses.is_empty() { "no: no address" } else { "no: waits for DNS" };
         return Cell::with_mood(why, Mood::Warning);

@@ -16,10 +16,10 @@ use serde::Serialize;
 
 use super::input;
 use crate::{
-    desired::{self, Known, VipPool, VipRanges},
+    desired::{self, DYNAMIC_RANGES, Known, LeaseLimits, Leases, Scope, VipPool, VipRanges},
     model::{
-        Addresses, HostName, Issue, Object, ObjectRef, Parsed, Place, Reason, Resolved, Snapshot, parse,
-        validate,
+        Addresses, HostName, Issue, Namespace, Object, ObjectRef, Parsed, Place, Reason, Resolved, Snapshot,
+        parse, validate,
     },
 };
 
@@ -124,6 +124,29 @@ impl Offline {
             }
         }
         pool
+    }
+}
+
+impl Offline {
+    /// The names of the hosts file that clients of `namespace` get by a DYNAMIC_DNS wildcard, with the addresses that a first
+    /// agent with the default ranges would give them if they were asked for in the order of the names.
+    pub(super) fn leases(&self, namespace: &Namespace) -> Leases {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut leases =
+            Leases::new(DYNAMIC_RANGES, LeaseLimits { names: usize::MAX, ..LeaseLimits::default() });
+        let scope = Scope::Namespace(namespace.clone());
+        let given =
+            self.resolved.keys().filter(|name| desired::dynamic_view(&self.snapshot, name, &scope).is_some());
+        for name in given {
+            let is_written = |address| self.snapshot.is_written(address);
+            let leased = leases.ask(name, namespace, now).map_err(|error| error.to_string());
+            let leased = leased
+                .and_then(|()| leases.ensure_vips(name, now, is_written).map_err(|error| error.to_string()));
+            if let Err(error) = leased {
+                tracing::warn!(error, "no virtual address left");
+            }
+        }
+        leases
     }
 }
 

@@ -23,7 +23,8 @@ use crate::{
 /// Show what a client would get, offline.
 ///
 /// Reads the objects, builds services and names as the agent would, and prints them as the clients of one namespace see
-/// them. Names resolve from the hosts file and from nowhere else.
+/// them. Names resolve from the hosts file and from nowhere else; those of it that are below a DYNAMIC_DNS wildcard are shown
+/// as if clients had asked for them, in the order of the names.
 ///
 /// Exit status: 0 done, 1 some object is rejected, 2 some input could not be read.
 #[derive(Debug, clap::Args)]
@@ -82,7 +83,7 @@ fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::R
     let offline = Offline::read(&args.inputs, args.hosts.as_deref(), args.place.place(), stdin)?;
     let namespace = Namespace::new(&args.namespace);
     let vips = offline.vips();
-    let plan = desired::plan(offline.known(&vips), &namespace);
+    let plan = desired::plan(offline.known(&vips), &offline.leases(&namespace), &namespace);
     let report = Report { plan, rejected: offline.rejected };
     output.print(&report, text)?;
     Ok(if report.rejected.is_empty() { Answer::Yes } else { Answer::No })
@@ -116,7 +117,9 @@ fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
             table.row(row(Some(port)));
         }
         for condition in service.conditions.iter().filter(|c| c.kind != "Accepted") {
-            table.note(Mood::Warning, condition.reason, &condition.message);
+            let is_well = condition.kind == "Programmed" && condition.status == "True";
+            let mood = if is_well { Mood::Good } else { Mood::Warning };
+            table.note(mood, condition.reason, &condition.message);
         }
     }
     for rejected in &report.rejected {

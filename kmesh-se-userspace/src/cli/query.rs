@@ -9,6 +9,7 @@ use std::{
 
 use super::{Answer, Output, Text, offline::Offline};
 use crate::{
+    config::SearchArgs,
     desired,
     dns::{self, NameTable, QueryType},
     model::{HostName, Namespace, Place},
@@ -37,6 +38,9 @@ pub struct Args {
     /// Addresses of names, as lines of a hosts file; a name may repeat.
     #[arg(long, env = "KMESH_SE_HOSTS", value_name = "FILE")]
     pub hosts: Option<PathBuf>,
+
+    #[command(flatten)]
+    search: SearchArgs,
 }
 
 /// Runs the command.
@@ -50,12 +54,17 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
 fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::Result<Answer> {
     let offline = Offline::read(&args.files, args.hosts.as_deref(), Place::default(), stdin)?;
     let vips = offline.vips();
-    let table = NameTable::new();
+    let table = NameTable::new(args.search.search(Vec::new()));
     for host in offline.snapshot.hosts() {
         let built = desired::host(offline.known(&vips), host);
         table.set(host.clone(), Some(built.names));
     }
     let namespace = Namespace::new(&args.namespace);
+    let leases = offline.leases(&namespace);
+    for (host, own, _) in leases.iter() {
+        let built = desired::concrete(offline.known(&vips), own, host);
+        table.set_concrete(host, Some((built.concrete, true)));
+    }
     let answer = dns::query(&table, &namespace, &HostName::new(&args.name), args.record_type);
     output.print(&answer, text)?;
     Ok(if answer.forwarded { Answer::No } else { Answer::Yes })

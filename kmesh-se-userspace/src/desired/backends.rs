@@ -109,8 +109,8 @@ fn targets<'a>(known: Known<'a>, of: Of<'a>) -> Vec<Target> {
     let Of { entry, host, port } = of;
     let own_host;
     let endpoints: Vec<&Endpoint> = match entry.resolution {
-        Resolution::None | Resolution::DynamicDns => Vec::new(),
-        _ if resolves_host(entry) => {
+        Resolution::None => Vec::new(),
+        _ if resolves_host(entry, host) => {
             own_host = Endpoint::of_name(host.clone());
             vec![&own_host]
         }
@@ -190,9 +190,10 @@ impl Nearest {
     }
 }
 
-/// Whether `entry` has no endpoints, so that its host itself is resolved.
-pub(super) fn resolves_host(entry: &Entry) -> bool {
-    matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
+/// Whether `entry` has no endpoints, so that its host itself is resolved, which a wildcard cannot be.
+pub(super) fn resolves_host(entry: &Entry, host: &HostName) -> bool {
+    matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns)
+        && !host.is_wildcard()
         && entry.endpoints.is_empty()
         && entry.workload_selector.is_none()
 }

@@ -23,6 +23,8 @@ pub struct HostDesired {
     pub tables: Tables,
     /// Answers for the host's name.
     pub names: NameEntry,
+    /// Answers for the same name to those who get it by a DYNAMIC_DNS wildcard.
+    pub concrete: NameEntry,
     /// The views whose backends are still to be resolved, all of them: none of their names was ever answered.
     pub unresolved: BTreeSet<Scope>,
     /// The age of the entry that gives each view its addresses: orders the claims of several hosts to one address.
@@ -31,6 +33,20 @@ pub struct HostDesired {
     pub straight: BTreeSet<Scope>,
     /// The addresses of its endpoints: if one is a virtual address of another host, that host's backends are dialled.
     pub dialled: BTreeSet<IpAddr>,
+}
+
+impl HostDesired {
+    /// Adds what another way to the same host contributes, in other scopes.
+    pub fn join(&mut self, other: Self) {
+        self.tables.services.extend(other.tables.services);
+        self.tables.frontends.extend(other.tables.frontends);
+        self.tables.addresses.extend(other.tables.addresses);
+        self.names.views.extend(other.names.views);
+        self.concrete.views.extend(other.concrete.views);
+        self.unresolved.extend(other.unresolved);
+        self.ages.extend(other.ages);
+        self.dialled.extend(other.dialled);
+    }
 }
 
 /// As [`Entry::age_order`].
@@ -86,9 +102,15 @@ impl<'a> View<'a> {
         if !primary.addresses.is_empty() {
             return (primary.addresses.iter().map(|net| (*net).into()).collect(), Unlisted::Pass);
         }
-        // Straight to the address dialled; and names under a wildcard each need a VIP of their own.
-        if matches!(primary.resolution, Resolution::None | Resolution::DynamicDns) {
-            return (Vec::new(), Unlisted::Pass);
+        match primary.resolution {
+            // Straight to the address dialled; and names under a wildcard each need a VIP of their own.
+            Resolution::None => return (Vec::new(), Unlisted::Pass),
+            Resolution::DynamicDns if host.is_wildcard() => return (Vec::new(), Unlisted::Pass),
+            Resolution::DynamicDns => {
+                let vips = allocated.into_iter().flat_map(Vips::iter);
+                return (vips.map(AddressRange::from).collect(), Unlisted::Refuse);
+            }
+            Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {}
         }
         let mut vips: Vec<IpAddr> = in_status(primary, host).collect();
         if vips.is_empty() && may_allocate(primary, host) {
@@ -132,8 +154,8 @@ pub fn wanted_names(snapshot: &Snapshot, host: &HostName) -> BTreeSet<HostName> 
 #[must_use]
 pub fn names_of(snapshot: &Snapshot, entry: &Entry, host: &HostName) -> BTreeSet<HostName> {
     match entry.resolution {
-        Resolution::None | Resolution::DynamicDns => BTreeSet::new(),
-        _ if backends::resolves_host(entry) => BTreeSet::from([host.clone()]),
+        Resolution::None => BTreeSet::new(),
+        _ if backends::resolves_host(entry, host) => BTreeSet::from([host.clone()]),
         _ => backends::names(snapshot.endpoints_of(entry)).cloned().collect(),
     }
 }
@@ -145,14 +167,14 @@ pub fn host(known: Known<'_>, host: &HostName) -> HostDesired {
     let mut desired = HostDesired::default();
     let mesh = view_for(snapshot, host, &Scope::Mesh);
     if let Some(view) = &mesh {
-        add_view(&mut desired, known, host, Scope::Mesh, view);
+        add_view(&mut desired, known, known.vips.get(host), host, Scope::Mesh, view);
     }
     let sharing = namespaces_sharing(snapshot, host);
     for namespace in namespaces_with_views(snapshot, host).union(&sharing) {
         let scope = Scope::Namespace(namespace.clone());
         match view_for(snapshot, host, &scope) {
             Some(view) if mesh.as_ref() != Some(&view) || sharing.contains(namespace) => {
-                add_view(&mut desired, known, host, scope, &view);
+                add_view(&mut desired, known, known.vips.get(host), host, scope, &view);
             }
             Some(_) => {}
             None => {
@@ -166,7 +188,7 @@ pub fn host(known: Known<'_>, host: &HostName) -> HostDesired {
 }
 
 /// The namespaces whose view of `host` may differ from the mesh's.
-fn namespaces_with_views(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespace> {
+pub(super) fn namespaces_with_views(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespace> {
     let mut namespaces = BTreeSet::new();
     for entry in snapshot.entries_of(host) {
         namespaces.insert(entry.object.namespace.clone());
@@ -197,8 +219,16 @@ fn namespaces_sharing(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespac
     namespaces
 }
 
-fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope: Scope, view: &View<'_>) {
-    let (vips, unlisted) = view.vips(host, known.vips.get(host));
+/// Adds what `view` makes of `host`, with these VIPs, for `scope`.
+pub(super) fn add_view(
+    desired: &mut HostDesired,
+    known: Known<'_>,
+    allocated: Option<&Vips>,
+    host: &HostName,
+    scope: Scope,
+    view: &View<'_>,
+) {
+    let (vips, unlisted) = view.vips(host, allocated);
     let mut all_backends: Vec<Backend> = Vec::new();
     if view.primary().resolution == Resolution::None {
         desired.straight.insert(scope.clone());
@@ -248,6 +278,7 @@ fn add_view(desired: &mut HostDesired, known: Known<'_>, host: &HostName, scope:
         answers_v6: any_v6 || !has_v4_vip,
         vips,
         entry: view.primary().object.clone(),
+        on_demand: host.is_wildcard() && view.primary().resolution == Resolution::DynamicDns,
     };
     desired.names.views.insert(scope, name);
 }

@@ -26,12 +26,14 @@ pub struct NameView {
     pub answers_v6: bool,
     /// The entry that this view comes from.
     pub entry: ObjectRef,
+    /// A DYNAMIC_DNS wildcard: each name below it gets addresses of its own when it is asked for.
+    pub on_demand: bool,
 }
 
 impl NameView {
     /// The view of a namespace that has `host` from elsewhere, although the mesh has it from here.
     pub(super) fn not_ours(entry: ObjectRef) -> Self {
-        Self { vips: Vec::new(), answers_v4: false, answers_v6: false, entry }
+        Self { vips: Vec::new(), answers_v4: false, answers_v6: false, entry, on_demand: false }
     }
 }
 

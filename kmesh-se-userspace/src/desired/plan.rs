@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 use serde::Serialize;
 
 use super::{
-    AddressRange, Condition, Desired, Known, Scope, View,
+    AddressRange, Condition, Desired, Known, Leases, Scope, View, Vips,
     backends::{self, Of},
-    build, conditions,
+    build, conditions, dynamic_view,
     shadows::shadows,
     view_for,
 };
@@ -68,9 +68,10 @@ pub struct NamePlan {
     pub entry: String,
 }
 
-/// What clients of `namespace` get. Entries that they do not see are left out.
+/// What clients of `namespace` get. Entries that they do not see are left out. Names below DYNAMIC_DNS wildcards are those
+/// in `leases`.
 #[must_use]
-pub fn plan(known: Known<'_>, namespace: &Namespace) -> Plan {
+pub fn plan(known: Known<'_>, leases: &Leases, namespace: &Namespace) -> Plan {
     let Known { snapshot, vips, .. } = known;
     let scope = Scope::Namespace(namespace.clone());
     let mut plan = Plan { services: Vec::new(), names: Vec::new() };
@@ -82,7 +83,7 @@ pub fn plan(known: Known<'_>, namespace: &Namespace) -> Plan {
         for host in &entry.hosts {
             let conditions = conditions::conditions(snapshot, host, &scope, entry);
             let view = view_for(snapshot, host, &scope);
-            let mut service = service(known, entry, host, view.as_ref(), conditions);
+            let mut service = service(known, vips.get(host), entry, host, view.as_ref(), conditions);
             if let Some(ports) = view.as_ref().and_then(|view| view.ports_of(entry)) {
                 service.conditions.extend(shadows(&desired, host, namespace, &service.vips, ports));
             }
@@ -92,24 +93,36 @@ pub fn plan(known: Known<'_>, namespace: &Namespace) -> Plan {
     for host in snapshot.hosts() {
         let Some(view) = view_for(snapshot, host, &scope) else { continue };
         let (addresses, _) = view.vips(host, vips.get(host));
-        let addresses: Vec<_> = addresses.iter().filter_map(AddressRange::single).collect();
-        if !addresses.is_empty() {
-            let object = &view.primary().object;
-            let entry = format!("{}/{}", object.namespace, object.name);
-            plan.names.push(NamePlan { name: host.clone(), addresses, entry });
+        plan.names.extend(name(host, &addresses, &view));
+    }
+    for (host, vips, _) in leases.iter() {
+        let Some((wildcard, view)) = dynamic_view(snapshot, host, &scope) else { continue };
+        let (addresses, _) = view.vips(host, vips);
+        for (entry, _) in &view.entries {
+            let conditions = conditions::conditions(snapshot, &wildcard, &scope, entry);
+            plan.services.push(service(known, vips, entry, host, Some(&view), conditions));
         }
+        plan.names.extend(name(host, &addresses, &view));
     }
     plan
 }
 
+fn name(host: &HostName, addresses: &[AddressRange], view: &View<'_>) -> Option<NamePlan> {
+    let addresses: Vec<_> = addresses.iter().filter_map(AddressRange::single).collect();
+    let object = &view.primary().object;
+    let entry = format!("{}/{}", object.namespace, object.name);
+    (!addresses.is_empty()).then(|| NamePlan { name: host.clone(), addresses, entry })
+}
+
 fn service(
     known: Known<'_>,
+    vips: Option<&Vips>,
     entry: &Entry,
     host: &HostName,
     view: Option<&View<'_>>,
     mut conditions: Vec<Condition>,
 ) -> ServicePlan {
-    let (addresses, _) = view.map(|view| view.vips(host, known.vips.get(host))).unwrap_or_default();
+    let (addresses, _) = view.map(|view| view.vips(host, vips)).unwrap_or_default();
     let serves = view.and_then(|view| view.ports_of(entry));
     let mut ports = Vec::new();
     let mut problems = BTreeSet::new();
@@ -134,7 +147,7 @@ fn service(
         conditions::add(&mut conditions, reason, message);
     }
     if serves.is_some() {
-        conditions.extend(limits(entry, &addresses));
+        conditions.extend(limits(entry, host, &addresses));
     }
     ServicePlan {
         namespace: entry.object.namespace.clone(),
@@ -152,21 +165,23 @@ fn mode(entry: &Entry) -> &'static str {
         && entry.endpoints.iter().all(|e| matches!(e.address, EndpointAddress::Unix(_)));
     match entry.resolution {
         Resolution::None => "passthrough",
-        Resolution::DynamicDns => "unsupported",
         _ if only_unix => "unsupported",
         _ => "balance",
     }
 }
 
-/// What an accepted entry asks for that is not done here.
-fn limits(entry: &Entry, vips: &[AddressRange]) -> Option<Condition> {
+/// What an accepted entry asks for that is not done here, or not at once.
+fn limits(entry: &Entry, host: &HostName, vips: &[AddressRange]) -> Option<Condition> {
     let not_programmed = |reason, message: &str| {
         Some(Condition { kind: "Programmed", status: "False", reason, message: message.to_owned() })
     };
     match entry.resolution {
-        Resolution::DynamicDns => {
-            not_programmed("DynamicDnsNotSupported", "names under a wildcard are not resolved yet")
-        }
+        Resolution::DynamicDns if host.is_wildcard() => Some(Condition {
+            kind: "Programmed",
+            status: "True",
+            reason: "NamesOnDemand",
+            message: format!("each name below {host} gets addresses of its own when a client asks for it"),
+        }),
         Resolution::None => None,
         _ if vips.is_empty() => {
             not_programmed("NoAddress", "there is no address to dial: set addresses, or allow allocation")

@@ -11,7 +11,7 @@ use hickory_proto::{
     op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
     rr::{
         DNSClass, Name, RData, Record, RecordType,
-        rdata::{A, AAAA, SOA},
+        rdata::{A, AAAA, CNAME, SOA},
     },
     serialize::binary::{BinDecodable, BinDecoder},
 };
@@ -49,8 +49,21 @@ pub enum Decision {
     Reply(Vec<u8>),
     /// Ask the resolver that the client asked, and give its reply to the client; neither is changed.
     Forward,
+    /// Have addresses made for this name, wait for them, and decide again.
+    Ask(HostName),
     /// Say nothing: this is no query.
     Drop,
+}
+
+/// How long a client has waited for a name that gets its addresses on demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// Not at all.
+    NotYet,
+    /// Until all was known: a name that has no addresses then will have none.
+    ToTheEnd,
+    /// For as long as it can be made to.
+    TooLong,
 }
 
 /// The record types that we answer.
@@ -63,12 +76,18 @@ pub enum QueryType {
     Aaaa,
 }
 
-impl fmt::Display for QueryType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl QueryType {
+    fn as_str(self) -> &'static str {
+        match self {
             Self::A => "A",
             Self::Aaaa => "AAAA",
-        })
+        }
+    }
+}
+
+impl fmt::Display for QueryType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -103,15 +122,34 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AnswerRecord {
-    /// The name that was asked for.
+    /// The name that was asked for, or the name that it is another one of.
     pub name: HostName,
-    /// The record's type.
+    /// The record's type: `A`, `AAAA` or `CNAME`.
     #[serde(rename = "type")]
-    pub record_type: QueryType,
+    pub record_type: &'static str,
     /// Seconds for which it may be kept.
     pub ttl: u32,
-    /// The address.
-    pub data: IpAddr,
+    /// The address or name.
+    pub data: AnswerData,
+}
+
+/// What an [`AnswerRecord`] says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum AnswerData {
+    /// Of `A` and `AAAA`.
+    Address(IpAddr),
+    /// Of `CNAME`.
+    Name(HostName),
+}
+
+impl fmt::Display for AnswerData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 fn rcode<S: Serializer>(code: &ResponseCode, serializer: S) -> Result<S::Ok, S::Error> {
@@ -124,20 +162,38 @@ fn rcode<S: Serializer>(code: &ResponseCode, serializer: S) -> Result<S::Ok, S::
 /// What a client of `namespace` would be told about `name`.
 #[must_use]
 pub fn query(table: &NameTable, namespace: &Namespace, name: &HostName, record_type: QueryType) -> Answer {
-    let (answers, is_ours) = match table.lookup(namespace, name) {
-        Found::Ours(view) => (addresses(&view, record_type), true),
-        Found::NotOurs => (Vec::new(), false),
+    let mut answers = Vec::new();
+    let found = match table.lookup(namespace, name) {
+        Found::OnDemand { name, so_far: Some(view) } => Found::Ours { name, view },
+        Found::OnDemand { so_far: None, .. } => Found::NotOurs,
+        found => found,
     };
-    let answers = answers
-        .into_iter()
-        .map(|data| AnswerRecord { name: name.clone(), record_type, ttl: TTL_SECS, data })
-        .collect();
+    if let Found::Ours { name: canonical, view } = &found {
+        let record = |name: &HostName, record_type, data| AnswerRecord {
+            name: name.clone(),
+            record_type,
+            ttl: TTL_SECS,
+            data,
+        };
+        if canonical != name {
+            answers.push(record(name, "CNAME", AnswerData::Name(canonical.clone())));
+        }
+        let addresses = addresses(view, record_type).into_iter();
+        answers.extend(addresses.map(|a| record(canonical, record_type.as_str(), AnswerData::Address(a))));
+    }
+    let is_ours = found != Found::NotOurs;
     Answer { rcode: ResponseCode::NoError, authoritative: is_ours, answers, forwarded: !is_ours }
 }
 
 /// Decides about the query in `message` of a client of `namespace`.
 #[must_use]
-pub fn answer(table: &NameTable, namespace: &Namespace, transport: Transport, message: &[u8]) -> Decision {
+pub fn answer(
+    table: &NameTable,
+    namespace: &Namespace,
+    transport: Transport,
+    message: &[u8],
+    waited: Waited,
+) -> Decision {
     let mut decoder = BinDecoder::new(message);
     let Ok(header) = Header::read(&mut decoder) else { return Decision::Drop };
     if header.message_type == MessageType::Response {
@@ -164,16 +220,28 @@ pub fn answer(table: &NameTable, namespace: &Namespace, transport: Transport, me
         return Decision::Forward;
     }
     let Some(name) = host_name(&question.name) else { return Decision::Forward };
-    let Found::Ours(view) = table.lookup(namespace, &name) else { return Decision::Forward };
+    let (name, view) = match (table.lookup(namespace, &name), waited) {
+        (Found::Ours { name, view }, _) => (name, view),
+        (Found::OnDemand { name, .. }, Waited::NotYet) => return Decision::Ask(name),
+        (Found::OnDemand { name, so_far: Some(view) }, _) => (name, view),
+        // The resolver was too slow for us: the client asks again, and is not sent past the entry meanwhile.
+        (Found::OnDemand { so_far: None, .. }, Waited::TooLong) => {
+            return refuse(&header, ResponseCode::ServFail, Some(&question));
+        }
+        (Found::OnDemand { so_far: None, .. }, Waited::ToTheEnd) | (Found::NotOurs, _) => {
+            return Decision::Forward;
+        }
+    };
     // Only now does the rest matter: of a name that is not ours, the resolver may judge it.
     let Ok(message) = Message::from_vec(message) else {
         return refuse(&header, ResponseCode::FormErr, Some(&question));
     };
-    reply(&message, question, &view, record_type, transport)
+    reply(&message, question, &name, &view, record_type, transport)
 }
 
 /// A reply to `message` that says only that we could not get an answer; none if it is no query.
-pub(super) fn server_failure(message: &[u8]) -> Option<Vec<u8>> {
+#[must_use]
+pub fn server_failure(message: &[u8]) -> Option<Vec<u8>> {
     let mut decoder = BinDecoder::new(message);
     let header = Header::read(&mut decoder).ok()?;
     if header.message_type == MessageType::Response {
@@ -182,7 +250,7 @@ pub(super) fn server_failure(message: &[u8]) -> Option<Vec<u8>> {
     let question = (header.counts.queries == 1).then(|| Query::read(&mut decoder).ok()).flatten();
     match refuse(&header, ResponseCode::ServFail, question.as_ref()) {
         Decision::Reply(reply) => Some(reply),
-        Decision::Forward | Decision::Drop => None,
+        Decision::Forward | Decision::Ask(_) | Decision::Drop => None,
     }
 }
 
@@ -203,6 +271,7 @@ fn response_to(query: &Metadata) -> Metadata {
 fn reply(
     query: &Message,
     question: Query,
+    canonical: &HostName,
     view: &NameView,
     record_type: QueryType,
     transport: Transport,
@@ -225,15 +294,20 @@ fn reply(
     }
     let mut addresses = addresses(view, record_type);
     addresses.shuffle(&mut rand::rng());
+    let name = in_case_of(&question.name, canonical);
+    if name.iter().len() != question.name.iter().len() {
+        let alias = RData::CNAME(CNAME(name.clone()));
+        message.answers.push(Record::from_rdata(question.name.clone(), TTL_SECS, alias));
+    }
     if addresses.is_empty() {
-        message.authorities.push(authority(&question.name));
+        message.authorities.push(authority(&name));
     }
     let record = |address| {
         let data = match address {
             IpAddr::V4(address) => RData::A(A(address)),
             IpAddr::V6(address) => RData::AAAA(AAAA(address)),
         };
-        Record::from_rdata(question.name.clone(), TTL_SECS, data)
+        Record::from_rdata(name.clone(), TTL_SECS, data)
     };
     message.answers.extend(addresses.into_iter().map(record));
     message.queries.push(question);
@@ -272,6 +346,15 @@ fn authority(name: &Name) -> Record {
     let server = name.clone();
     let soa = SOA::new(server.clone(), server, 1, ttl_secs, ttl_secs, ttl_secs, TTL_SECS);
     Record::from_rdata(name.clone(), TTL_SECS, RData::SOA(soa))
+}
+
+/// The first labels of `asked`, which are those of `canonical`, as the client wrote them.
+fn in_case_of(asked: &Name, canonical: &HostName) -> Name {
+    let count = canonical.as_str().split('.').count();
+    // They are no more and no longer than those of a name that was read.
+    let mut name = Name::from_labels(asked.iter().take(count)).unwrap_or_else(|_| asked.clone());
+    name.set_fqdn(true);
+    name
 }
 
 /// The name as the table spells it; none for one that no host can have.

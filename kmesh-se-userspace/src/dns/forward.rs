@@ -104,6 +104,12 @@ async fn stream(upstream: SocketAddr, query: &[u8]) -> io::Result<Option<Vec<u8>
     Ok(None)
 }
 
+/// Whether `reply` is taken for the answer to `query`, both as they came.
+#[must_use]
+pub fn is_reply_to(query: &[u8], reply: &[u8]) -> bool {
+    Asked::new(query).is_answered_by(reply)
+}
+
 /// What a reply must repeat.
 struct Asked {
     id: u16,

@@ -14,18 +14,23 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Decision, Transport, answer, answer::server_failure, forward::forward, server::Shared, stats::count, tcp,
+    Ask, Decision, Transport, Waited, answer,
+    answer::server_failure,
+    forward::forward,
+    server::Shared,
+    stats::{Counters, count},
+    tcp,
 };
-use crate::model::Namespace;
+use crate::model::{HostName, Namespace};
 
-/// The largest query taken over UDP, in bytes; more is cut, and then malformed.
-const QUERY_SIZE_MAX: usize = 4096;
+/// The largest query taken over UDP, in bytes: what a datagram can be, since what is not ours is to go on unchanged.
+const QUERY_SIZE_MAX: usize = 65_535;
 
 /// Queries of one TCP connection that are under way at one time; the next is read when one is done.
 const PIPELINE: usize = 16;
@@ -61,7 +66,8 @@ pub(super) struct Listener {
 /// What is left to do for a query that our table did not settle.
 enum Next {
     Reply(Vec<u8>),
-    Forward(OwnedSemaphorePermit),
+    /// Have addresses made for the name, if there is one, and forward what is not ours then.
+    Later(OwnedSemaphorePermit, Option<HostName>),
     Nothing,
 }
 
@@ -109,10 +115,10 @@ impl Listener {
             let query = &buffer[..length];
             match self.decide(Transport::Udp, query) {
                 Next::Reply(reply) => send(&socket, &reply, client).await,
-                Next::Forward(permit) => {
+                Next::Later(permit, name) => {
                     let (listener, socket, query) = (Arc::clone(&self), Arc::clone(&socket), query.to_vec());
                     self.spawn(async move {
-                        let reply = listener.forward(Transport::Udp, &query).await;
+                        let reply = listener.later(Transport::Udp, &query, name).await;
                         drop(permit);
                         if let Some(reply) = reply {
                             send(&socket, &reply, client).await;
@@ -177,10 +183,10 @@ impl Listener {
                         return;
                     }
                 }
-                Next::Forward(permit) => {
+                Next::Later(permit, name) => {
                     let (listener, replies) = (Arc::clone(&self), replies.clone());
                     self.spawn(async move {
-                        let reply = listener.forward(Transport::Tcp, &query).await;
+                        let reply = listener.later(Transport::Tcp, &query, name).await;
                         // A client that does not read holds up nobody but itself.
                         drop(permit);
                         if let Some(reply) = reply {
@@ -198,24 +204,57 @@ impl Listener {
     fn decide(&self, transport: Transport, query: &[u8]) -> Next {
         let counters = &self.shared.counters;
         count(&counters.queries);
-        match answer(&self.shared.table, &self.namespace, transport, query) {
+        let name = match self.answer(transport, query, Waited::NotYet) {
             Decision::Reply(reply) => {
-                // The low bits of the fourth byte are the response code, and 1 is FORMERR.
-                let is_malformed = reply.get(3).is_some_and(|byte| byte & 0xf == 1);
-                count(if is_malformed { &counters.malformed } else { &counters.answered });
-                Next::Reply(reply)
+                count(counter_of(counters, &reply));
+                return Next::Reply(reply);
             }
-            Decision::Forward => match Arc::clone(&self.shared.forwards).try_acquire_owned() {
-                Ok(permit) => Next::Forward(permit),
-                Err(_) => {
-                    count(&counters.overloaded);
-                    server_failure(query).map_or(Next::Nothing, Next::Reply)
-                }
-            },
             Decision::Drop => {
                 count(&counters.dropped);
-                Next::Nothing
+                return Next::Nothing;
             }
+            Decision::Forward => None,
+            Decision::Ask(name) => Some(name),
+        };
+        match Arc::clone(&self.shared.forwards).try_acquire_owned() {
+            Ok(permit) => Next::Later(permit, name),
+            Err(_) => {
+                count(&counters.overloaded);
+                server_failure(query).map_or(Next::Nothing, Next::Reply)
+            }
+        }
+    }
+
+    fn answer(&self, transport: Transport, query: &[u8], waited: Waited) -> Decision {
+        answer(&self.shared.table, &self.namespace, transport, query, waited)
+    }
+
+    /// The reply to a query for which something is to be waited for.
+    async fn later(&self, transport: Transport, query: &[u8], name: Option<HostName>) -> Option<Vec<u8>> {
+        if let Some(name) = name {
+            let waited = self.demand(name).await;
+            match self.answer(transport, query, waited) {
+                Decision::Reply(reply) => {
+                    count(counter_of(&self.shared.counters, &reply));
+                    return Some(reply);
+                }
+                Decision::Forward | Decision::Ask(_) | Decision::Drop => {}
+            }
+        }
+        self.forward(transport, query).await
+    }
+
+    /// Has addresses made for a name, and waits for them.
+    async fn demand(&self, name: HostName) -> Waited {
+        let asked = async {
+            let (done, told) = oneshot::channel();
+            let ask = Ask { name, namespace: self.namespace.clone(), done };
+            self.shared.asks.send(ask).await.ok()?;
+            told.await.ok()
+        };
+        match timeout(self.shared.config.demand_timeout, asked).await {
+            Ok(Some(())) => Waited::ToTheEnd,
+            Ok(None) | Err(_) => Waited::TooLong,
         }
     }
 
@@ -231,6 +270,15 @@ impl Listener {
                 server_failure(query)
             }
         }
+    }
+}
+
+/// What a reply of our own counts as, by the response code in the low bits of its fourth byte.
+fn counter_of<'a>(counters: &'a Counters, reply: &[u8]) -> &'a AtomicU64 {
+    match reply.get(3).map(|byte| byte & 0xf) {
+        Some(1) => &counters.malformed,
+        Some(2) => &counters.too_slow,
+        _ => &counters.answered,
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, UdpSocket},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,7 +27,7 @@ use super::{
     listener::{Ending, Listener},
     stats::Counters,
 };
-use crate::model::Namespace;
+use crate::model::{HostName, Namespace};
 
 /// The DNS server of a node. Dropping it closes its ports soon after; `close` waits until they are.
 pub struct DnsServer {
@@ -71,8 +71,20 @@ struct Port {
     tcp: Arc<TcpListener>,
 }
 
+/// A client asks for a name that gets its addresses on demand.
+#[derive(Debug)]
+pub struct Ask {
+    /// The name, below a wildcard.
+    pub name: HostName,
+    /// The client's.
+    pub namespace: Namespace,
+    /// To be told when the table has the name, or never will.
+    pub done: oneshot::Sender<()>,
+}
+
 /// What all loops share.
 pub(super) struct Shared {
+    pub(super) asks: mpsc::Sender<Ask>,
     upstreams: Vec<SocketAddr>,
     pub(super) table: Arc<NameTable>,
     pub(super) config: DnsConfig,
@@ -92,7 +104,8 @@ pub enum Farewell {
 }
 
 impl DnsServer {
-    /// A server for the captured resolvers `upstreams` that does not listen yet.
+    /// A server for the captured resolvers `upstreams` that does not listen yet. It sends to `asks` what clients ask for
+    /// that gets its addresses on demand.
     ///
     /// # Errors
     /// When the number of resolvers or the base port is out of range, or no resolver is of a listener's family; the
@@ -101,6 +114,7 @@ impl DnsServer {
         listen: DnsListen,
         upstreams: Vec<SocketAddr>,
         table: Arc<NameTable>,
+        asks: mpsc::Sender<Ask>,
         config: DnsConfig,
     ) -> Result<Self, DnsError> {
         if upstreams.is_empty() || upstreams.len() > MAX_RESOLVERS {
@@ -114,6 +128,7 @@ impl DnsServer {
             return Err(DnsError::NoCommonFamily { listen, resolvers: upstreams });
         }
         let shared = Shared {
+            asks,
             forwards: Arc::new(Semaphore::new(config.max_forwards.min(Semaphore::MAX_PERMITS))),
             connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
             upstreams,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 /// Counts since the start. Every query is in exactly one of `answered`, `forwarded`, `failed_upstream`,
-/// `overloaded`, `malformed` and `dropped` once it is done; one that is under way when its listener closes is in
+/// `too_slow`, `overloaded`, `malformed` and `dropped` once it is done; one that is under way when its listener closes is in
 /// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,6 +20,8 @@ pub struct DnsStats {
     pub forwarded: u64,
     /// Answered SERVFAIL because that resolver did not answer.
     pub failed_upstream: u64,
+    /// Answered SERVFAIL because a name on demand had no first address in time.
+    pub too_slow: u64,
     /// Answered SERVFAIL because too many queries were under way.
     pub overloaded: u64,
     /// Answered FORMERR.
@@ -36,6 +38,7 @@ pub(super) struct Counters {
     pub(super) answered: AtomicU64,
     pub(super) forwarded: AtomicU64,
     pub(super) failed_upstream: AtomicU64,
+    pub(super) too_slow: AtomicU64,
     pub(super) overloaded: AtomicU64,
     pub(super) malformed: AtomicU64,
     pub(super) dropped: AtomicU64,
@@ -54,6 +57,7 @@ impl Counters {
             answered: read(&self.answered),
             forwarded: read(&self.forwarded),
             failed_upstream: read(&self.failed_upstream),
+            too_slow: read(&self.too_slow),
             overloaded: read(&self.overloaded),
             malformed: read(&self.malformed),
             dropped: read(&self.dropped),

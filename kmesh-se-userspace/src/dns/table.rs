@@ -3,10 +3,11 @@
 //! In: name entries, one host at a time. Out: the view of a name that a namespace has. Never: a query.
 
 use std::{
-    collections::HashMap,
-    sync::{PoisonError, RwLock},
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError, RwLock},
 };
 
+use super::Search;
 use crate::{
     desired::{NameEntry, NameView},
     model::{HostName, Namespace},
@@ -15,7 +16,10 @@ use crate::{
 /// The names that the DNS server answers itself. Readers do not wait for one another.
 #[derive(Debug, Default)]
 pub struct NameTable {
+    search: Search,
     tables: RwLock<Tables>,
+    /// The concrete names that were answered, and to whom.
+    used: Mutex<BTreeSet<(HostName, Namespace)>>,
 }
 
 #[derive(Debug, Default)]
@@ -23,22 +27,42 @@ struct Tables {
     exact: HashMap<Box<str>, NameEntry>,
     /// By what follows `*.`.
     wildcards: HashMap<Box<str>, NameEntry>,
+    /// Names below wildcards that give names on demand.
+    concrete: HashMap<Box<str>, Concrete>,
+}
+
+#[derive(Debug)]
+struct Concrete {
+    entry: NameEntry,
+    is_complete: bool,
 }
 
 /// What a namespace sees of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// We answer.
-    Ours(NameView),
+    Ours {
+        /// What was asked for, without the domain of a search list.
+        name: HostName,
+        /// What it is answered.
+        view: NameView,
+    },
+    /// We answer when the name has addresses: it is below a wildcard that gives them on demand.
+    OnDemand {
+        /// As in [`Found::Ours`].
+        name: HostName,
+        /// What it is answered if there is no time to wait for the other family.
+        so_far: Option<NameView>,
+    },
     /// The resolver that was asked answers.
     NotOurs,
 }
 
 impl NameTable {
-    /// An empty table: every name is someone else's.
+    /// An empty table, every name is someone else's, for clients that search these domains.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(search: Search) -> Self {
+        Self { search, ..Self::default() }
     }
 
     /// Sets or, with `None`, removes what is answered for one host. `*.example.com` stands for every name
@@ -55,6 +79,31 @@ impl NameTable {
         }
     }
 
+    /// Sets or, with `None`, removes what is answered for a concrete name to those who get it by a wildcard that gives names
+    /// on demand. Unless both families are known, a client is better off to wait.
+    pub fn set_concrete(&self, name: &HostName, entry: Option<(NameEntry, bool)>) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        match entry {
+            Some((entry, is_complete)) => {
+                drop(tables.concrete.insert(name.as_str().into(), Concrete { entry, is_complete }));
+            }
+            None => drop(tables.concrete.remove(name.as_str())),
+        }
+    }
+
+    /// What is answered for this concrete name by a wildcard, and whether both families are known.
+    #[must_use]
+    pub fn get_concrete(&self, name: &HostName) -> Option<(NameEntry, bool)> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        tables.concrete.get(name.as_str()).map(|concrete| (concrete.entry.clone(), concrete.is_complete))
+    }
+
+    /// The concrete names that were answered since this was last asked, and to clients of which namespaces.
+    #[must_use]
+    pub fn take_used(&self) -> BTreeSet<(HostName, Namespace)> {
+        std::mem::take(&mut self.used.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// What is answered for exactly this host, which may be a wildcard.
     #[must_use]
     pub fn get(&self, name: &HostName) -> Option<NameEntry> {
@@ -65,25 +114,48 @@ impl NameTable {
         }
     }
 
-    /// What a client of `namespace` sees of `name`: the exact entry, else that of the longest wildcard above
-    /// it. An entry that the namespace does not see does not exist for it; one that it sees and that has no
-    /// virtual address leaves the name to the resolver.
+    /// What a client of `namespace` sees of `name`: the exact entry of the name or of what is left of it without a domain
+    /// that clients search; else that of the longest wildcard above the first of these that has one. An entry that the
+    /// namespace does not see does not exist for it; one that it sees and that has no virtual address leaves the name to
+    /// the resolver.
     #[must_use]
     pub fn lookup(&self, namespace: &Namespace, name: &HostName) -> Found {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let view = tables
-            .exact
-            .get(name.as_str())
-            .and_then(|entry| entry.view(namespace))
-            .or_else(|| tables.wildcard_view(namespace, name.as_str()));
-        match view {
-            Some(view) if !view.vips.is_empty() => Found::Ours(view.clone()),
+        let aliases = || self.search.aliases(namespace, name.as_str());
+        let exact = |alias| Some((alias, tables.exact.get(alias)?.view(namespace)?));
+        let wildcard = |alias| Some((alias, tables.wildcard_view(namespace, alias)?));
+        match aliases().find_map(exact).or_else(|| aliases().find_map(wildcard)) {
+            Some((alias, view)) if view.on_demand => {
+                let found = tables.on_demand(namespace, alias);
+                if let Found::Ours { name, .. } = &found {
+                    let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+                    used.insert((name.clone(), namespace.clone()));
+                }
+                found
+            }
+            Some((alias, view)) if !view.vips.is_empty() => {
+                Found::Ours { name: HostName::new(alias), view: view.clone() }
+            }
             _ => Found::NotOurs,
         }
     }
 }
 
 impl Tables {
+    fn on_demand(&self, namespace: &Namespace, name: &str) -> Found {
+        let concrete = self.concrete.get(name).and_then(|c| Some((c.entry.view(namespace)?, c.is_complete)));
+        let name = HostName::new(name);
+        match concrete {
+            // It has no address now, and the resolver says so best.
+            Some((view, true)) if view.vips.is_empty() => Found::NotOurs,
+            Some((view, true)) => Found::Ours { name, view: view.clone() },
+            Some((view, false)) if !view.vips.is_empty() => {
+                Found::OnDemand { name, so_far: Some(view.clone()) }
+            }
+            _ => Found::OnDemand { name, so_far: None },
+        }
+    }
+
     fn wildcard_view(&self, namespace: &Namespace, name: &str) -> Option<&NameView> {
         if self.wildcards.is_empty() {
             return None;
@@ -109,14 +181,14 @@ mod tests {
 
     fn lookup(table: &NameTable, namespace: &str, name: &str) -> Option<String> {
         match table.lookup(&Namespace::new(namespace), &HostName::new(name)) {
-            Found::Ours(view) => Some(view.vips[0].to_string()),
-            Found::NotOurs => None,
+            Found::Ours { view, .. } => Some(view.vips[0].to_string()),
+            Found::OnDemand { .. } | Found::NotOurs => None,
         }
     }
 
     #[test]
     fn finds_exact_before_the_longest_wildcard_in_any_case() {
-        let table = NameTable::new();
+        let table = NameTable::default();
         table.set(HostName::new("a.b.example.com"), Some(entry(&["240.240.0.1"])));
         table.set(HostName::new("*.b.example.com"), Some(entry(&["240.240.0.2"])));
         table.set(HostName::new("*.example.com"), Some(entry(&["240.240.0.3"])));
@@ -140,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_name_that_a_namespace_does_not_see_does_not_exist_for_it() {
-        let table = NameTable::new();
+        let table = NameTable::default();
         table.set(HostName::new("a.example.com"), Some(only_for("inside", &["240.240.0.1"])));
         assert_eq!(lookup(&table, "inside", "a.example.com").as_deref(), Some("240.240.0.1"));
         assert_eq!(lookup(&table, "outside", "a.example.com"), None);
@@ -150,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_namespace_sees_its_own_view() {
-        let table = NameTable::new();
+        let table = NameTable::default();
         let mut own = entry(&["240.240.0.1"]);
         own.views.insert(Scope::Namespace(Namespace::new("own")), view(&["240.240.0.9"]));
         table.set(HostName::new("a.example.com"), Some(own));
@@ -160,9 +232,87 @@ mod tests {
 
     #[test]
     fn a_visible_name_without_addresses_is_left_to_the_resolver() {
-        let table = NameTable::new();
+        let table = NameTable::default();
         table.set(HostName::new("a.example.com"), Some(entry(&[])));
         table.set(HostName::new("*.example.com"), Some(entry(&["240.240.0.2"])));
         assert_eq!(lookup(&table, "default", "a.example.com"), None);
+    }
+
+    #[test]
+    fn a_search_domain_is_stripped_exact_before_wildcard_and_as_asked_first() {
+        let table = NameTable::new(Search::new(Some(HostName::new("cluster.local")), []));
+        for (host, vip) in [
+            ("a.com", "240.240.0.1"),
+            ("*.com", "240.240.0.2"),
+            ("*.svc.cluster.local", "240.240.0.3"),
+            ("b.com.shop.svc.cluster.local", "240.240.0.4"),
+            ("db.shop", "240.240.0.5"),
+        ] {
+            table.set(HostName::new(host), Some(entry(&[vip])));
+        }
+        table.set(HostName::new("*.org"), Some(only_for("shop", &["240.240.0.6"])));
+        for (name, wanted) in [
+            // Exact of any alias, before a wildcard above the name as asked.
+            ("A.com.shop.svc.Cluster.local", Some(("240.240.0.1", "a.com"))),
+            ("b.com.shop.svc.cluster.local", Some(("240.240.0.4", "b.com.shop.svc.cluster.local"))),
+            ("db.shop.svc.cluster.local", Some(("240.240.0.5", "db.shop"))),
+            ("db.svc.cluster.local", Some(("240.240.0.3", "db.svc.cluster.local"))),
+            // Of wildcards, that of the name as asked.
+            ("c.com.shop.svc.cluster.local", Some(("240.240.0.3", "c.com.shop.svc.cluster.local"))),
+            ("c.com.cluster.local", Some(("240.240.0.2", "c.com"))),
+            ("c.org.cluster.local", Some(("240.240.0.6", "c.org"))),
+            ("c.net.cluster.local", None),
+        ] {
+            let found = match table.lookup(&Namespace::new("shop"), &HostName::new(name)) {
+                Found::Ours { name, view } => Some((view.vips[0].to_string(), name.to_string())),
+                Found::OnDemand { .. } | Found::NotOurs => None,
+            };
+            assert_eq!(found, wanted.map(|(vip, name)| (vip.to_owned(), name.to_owned())), "{name}");
+        }
+        // Another namespace does not see `*.org`, and searches its own domain.
+        assert_eq!(lookup(&table, "other", "c.org.cluster.local"), None);
+        assert_eq!(lookup(&table, "other", "db.svc.cluster.local").as_deref(), Some("240.240.0.3"));
+        table.set(HostName::new("*.svc.cluster.local"), None);
+        assert_eq!(lookup(&table, "other", "db.svc.cluster.local"), None);
+        assert_eq!(lookup(&table, "other", "a.com.other.svc.cluster.local").as_deref(), Some("240.240.0.1"));
+        assert_eq!(lookup(&table, "other", "a.com.shop.svc.cluster.local").as_deref(), None);
+    }
+
+    #[test]
+    fn a_name_on_demand_is_ours_when_both_families_are_known_and_stands_below_its_wildcard() {
+        let table = NameTable::default();
+        let on_demand = |namespace: Option<&str>| {
+            let mut entry = namespace.map_or_else(|| entry(&[]), |namespace| only_for(namespace, &[]));
+            entry.views.values_mut().for_each(|view| view.on_demand = true);
+            Some(entry)
+        };
+        let find = |namespace| table.lookup(&Namespace::new(namespace), &HostName::new("a.b.test"));
+        let (name, used) =
+            (HostName::new("a.b.test"), |namespace| (HostName::new("a.b.test"), Namespace::new(namespace)));
+        table.set(HostName::new("*.test"), on_demand(None));
+        assert_eq!(find("x"), Found::OnDemand { name: name.clone(), so_far: None });
+        table.set_concrete(&name, Some((entry(&["240.241.0.1"]), false)));
+        assert_eq!(find("x"), Found::OnDemand { name: name.clone(), so_far: Some(view(&["240.241.0.1"])) });
+        assert_eq!(table.take_used(), BTreeSet::new(), "not answered yet");
+        table.set_concrete(&name, Some((entry(&["240.241.0.1"]), true)));
+        let ours = Found::Ours { name: name.clone(), view: view(&["240.241.0.1"]) };
+        assert_eq!((find("x"), find("y"), find("x")), (ours.clone(), ours.clone(), ours));
+        assert_eq!(table.take_used(), [used("x"), used("y")].into());
+        assert_eq!(table.take_used(), BTreeSet::new());
+
+        // A longer wildcard of one namespace, and an entry of the name itself, come first for those who see them.
+        table.set(HostName::new("*.b.test"), Some(only_for("x", &["240.240.0.1"])));
+        table.set(name.clone(), Some(only_for("y", &["240.240.0.2"])));
+        assert_eq!(lookup(&table, "x", "a.b.test").as_deref(), Some("240.240.0.1"));
+        assert_eq!(lookup(&table, "y", "a.b.test").as_deref(), Some("240.240.0.2"));
+        assert_eq!(lookup(&table, "z", "a.b.test").as_deref(), Some("240.241.0.1"));
+        // A wildcard that somebody does not see gives no names to him.
+        table.set(HostName::new("*.test"), on_demand(Some("z")));
+        assert_eq!(find("w"), Found::NotOurs);
+        // While it has no address, the name is the resolver's.
+        table.set_concrete(&name, Some((entry(&[]), true)));
+        assert_eq!(find("z"), Found::NotOurs);
+        table.set_concrete(&name, None);
+        assert_eq!(find("z"), Found::OnDemand { name, so_far: None });
     }
 }

@@ -13,6 +13,8 @@ use hickory_proto::{
     rr::{Name, RData, RecordType},
 };
 
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::{
     desired::{NameEntry, NameView, Scope},
@@ -23,7 +25,7 @@ use crate::{
 pub(super) fn view(vips: &[&str]) -> NameView {
     let entry = ObjectRef { kind: Kind::ServiceEntry, namespace: Namespace::default(), name: "entry".into() };
     let vips = vips.iter().map(|text| text.parse().expect("an address")).collect();
-    NameView { vips, answers_v4: true, answers_v6: true, entry }
+    NameView { vips, answers_v4: true, answers_v6: true, entry, on_demand: false }
 }
 
 pub(super) fn entry(vips: &[&str]) -> NameEntry {
@@ -66,6 +68,8 @@ pub(super) fn addresses(reply: &Message) -> Vec<IpAddr> {
     addresses
 }
 
+mod bytes;
+mod demand;
 mod handover;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -79,6 +83,12 @@ struct Bench {
     server: DnsServer,
     table: Arc<NameTable>,
     address: SocketAddr,
+    asked: mpsc::Receiver<Ask>,
+}
+
+/// Where asks go that nobody reads.
+fn nobody() -> mpsc::Sender<Ask> {
+    mpsc::channel(1).0
 }
 
 impl Bench {
@@ -88,14 +98,15 @@ impl Bench {
     }
 
     async fn with(upstreams: Vec<SocketAddr>, config: DnsConfig) -> Self {
-        let table = Arc::new(NameTable::new());
+        let table = Arc::new(NameTable::default());
         table.set(HostName::new("ours.test"), Some(entry(&["240.240.0.1", "2001:2::1"])));
         let address = free_block(32);
-        let server =
-            DnsServer::new(listen_at(&[address]), upstreams, Arc::clone(&table), config).expect("a server");
+        let (asks, asked) = mpsc::channel(16);
+        let server = DnsServer::new(listen_at(&[address]), upstreams, Arc::clone(&table), asks, config)
+            .expect("a server");
         let port = server.listen(Namespace::default()).expect("listen");
         assert_eq!(port, address.port());
-        Self { server, table, address }
+        Self { server, table, address, asked }
     }
 
     async fn udp(&self, query: &[u8]) -> Vec<u8> {
@@ -356,10 +367,10 @@ async fn says_which_port_is_in_use() {
     let address = free_block(2);
     let second = SocketAddr::new(LOOPBACK, address.port() + 1);
     let taken = UdpSocket::bind(second).expect("take a port");
-    let table = Arc::new(NameTable::new());
+    let table = Arc::new(NameTable::default());
     let resolvers = vec![free_port(), free_port()];
-    let server =
-        DnsServer::new(listen_at(&[address]), resolvers, table, DnsConfig::default()).expect("a server");
+    let server = DnsServer::new(listen_at(&[address]), resolvers, table, nobody(), DnsConfig::default())
+        .expect("a server");
     let error = server.listen(Namespace::default()).expect_err("the port is taken");
     let DnsError::PortInUse { addr, port, source } = &error else { panic!("{error}") };
     assert_eq!((*addr, *port, source.kind()), (LOOPBACK, second.port(), std::io::ErrorKind::AddrInUse));
@@ -391,7 +402,7 @@ async fn refuses_impossible_configurations() {
     let new = |port, count| {
         let upstreams = vec![SocketAddr::new(LOOPBACK, 53); count];
         let listen = listen_at(&[SocketAddr::new(LOOPBACK, port)]);
-        DnsServer::new(listen, upstreams, Arc::default(), DnsConfig::default())
+        DnsServer::new(listen, upstreams, Arc::default(), nobody(), DnsConfig::default())
             .err()
             .map(|error| error.reason())
     };

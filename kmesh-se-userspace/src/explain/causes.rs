@@ -68,8 +68,12 @@ pub(super) fn unanswered(facts: &Facts, name: &NameFacts) -> Cause {
         }
         Resolution::DynamicDns => {
             return Cause::new(
-                "DynamicDnsNotSupported",
-                format!("{object} has resolution DYNAMIC_DNS, which is not supported yet"),
+                "NamesOnDemand",
+                format!(
+                    "{object} has resolution DYNAMIC_DNS: {} is not in use, or has no address; a name below the wildcard \
+                     gets addresses when a client asks for it",
+                    facts.asked.host.as_ref().map_or_else(|| name.host.clone(), ToString::to_string),
+                ),
             );
         }
         Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {}

@@ -98,8 +98,8 @@ const CAUSES: &[Row] = &[
     ),
     (
         |f| unanswered(f).resolution = Resolution::DynamicDns,
-        "DynamicDnsNotSupported",
-        "DYNAMIC_DNS",
+        "NamesOnDemand",
+        "when a client asks for it",
         Some("name"),
     ),
     (

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
@@ -25,6 +26,7 @@ pub struct Report {
     problems: BTreeMap<String, Vec<Problem>>,
     failures: BTreeMap<HostName, BTreeSet<(&'static str, String)>>,
     exhausted: BTreeMap<HostName, String>,
+    full: BTreeMap<HostName, (Timestamp, String)>,
 }
 
 /// What validation said of one object.
@@ -96,6 +98,15 @@ impl Report {
         self.exhausted.remove(host);
     }
 
+    /// A name below a wildcard, or the wildcard itself, got no address just now. Says whether this is new.
+    pub(super) fn set_full(&mut self, host: &HostName, message: String, now: Timestamp) -> bool {
+        self.full.insert(host.clone(), (now, message)).is_none()
+    }
+
+    pub(super) fn forget_full(&mut self, before: Timestamp) {
+        self.full.retain(|_, (at, _)| *at >= before);
+    }
+
     /// What validation said, of every object with an error or a warning.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectRef, &ObjectReport)> {
         self.objects.iter()
@@ -119,6 +130,8 @@ impl Report {
     pub fn failures(&self) -> impl Iterator<Item = (&HostName, &'static str, &str)> {
         let writes =
             self.failures.iter().flat_map(|(h, set)| set.iter().map(move |(r, m)| (h, *r, m.as_str())));
-        writes.chain(self.exhausted.iter().map(|(h, m)| (h, "NoAddressLeft", m.as_str())))
+        let exhausted = self.exhausted.iter().map(|(h, m)| (h, "NoAddressLeft", m.as_str()));
+        let full = self.full.iter().map(|(h, (_, m))| (h, "TooManyNames", m.as_str()));
+        writes.chain(exhausted).chain(full)
     }
 }

@@ -2,22 +2,35 @@
 
 mod addresses;
 mod changes;
+mod demand;
 mod failures;
 mod generated;
 mod scenarios;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
-use jiff::Timestamp;
+use ipnet::{Ipv4Net, Ipv6Net};
+use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::{
-    desired::VipRanges,
+    desired::{LeaseLimits, VipRanges},
     dns::{Found, NameTable},
     model::{Addresses, HostName, Kind, Namespace, Object, ObjectRef, Parsed, Place, parse},
     sink::{Capacities, Sink, memory::MemoryMaps},
     source::Event,
 };
+
+/// Two addresses of each family.
+const DYNAMIC: VipRanges = VipRanges {
+    v4: Ipv4Net::new_assert(Ipv4Addr::new(240, 241, 0, 0), 30),
+    v6: Ipv6Net::new_assert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 126),
+};
+const LIMITS: LeaseLimits = LeaseLimits { names: 2, idle: SignedDuration::from_secs(600) };
 
 /// A reconciler with what it asked for.
 struct Node {
@@ -43,15 +56,27 @@ impl Node {
     }
 
     fn with(capacities: Capacities, ranges: VipRanges) -> Self {
-        let names = Arc::new(NameTable::new());
+        let names = Arc::new(NameTable::default());
         let sink = Sink::new(MemoryMaps::new(capacities), capacities);
-        let reconciler = Reconciler::new(sink, VipPool::new(ranges), names.clone());
+        let leases = Leases::new(DYNAMIC, LIMITS);
+        let reconciler = Reconciler::new(sink, VipPool::new(ranges), leases, names.clone());
         Self { reconciler, names, wanted: BTreeSet::new(), now: Timestamp::UNIX_EPOCH }
     }
 
     fn at(place: Place) -> Self {
         let mut node = Self::new();
         node.reconciler = node.reconciler.at(place);
+        node
+    }
+
+    /// With names in use and addresses that an earlier agent remembered, and empty maps.
+    fn restarted(leases: Leases, remembered: &[(&str, &[&str])]) -> Self {
+        let mut node = Self::new();
+        let sink = Sink::new(MemoryMaps::new(Capacities::default()), Capacities::default());
+        let vips = VipPool::new(VipRanges::default());
+        let addresses = |(name, texts): &(&str, &[&str])| (HostName::new(name), addresses(texts));
+        node.reconciler = Reconciler::new(sink, vips, leases, node.names.clone())
+            .taking_over(remembered.iter().map(addresses).collect());
         node
     }
 
@@ -92,21 +117,14 @@ impl Node {
     }
 
     fn answer(&mut self, name: &str, addresses: &[&str]) {
-        let mut found = Addresses::default();
-        for address in addresses {
-            match address.parse().expect("an address") {
-                IpAddr::V4(v4) => found.v4.push(v4),
-                IpAddr::V6(v6) => found.v6.push(v6),
-            }
-        }
-        self.reconciler.resolved(HostName::new(name), found);
+        self.reconciler.resolved(HostName::new(name), self::addresses(addresses));
     }
 
     /// What a client of `namespace` is answered: the addresses of both families; none when the name is not ours.
     fn query(&self, namespace: &str, name: &str) -> Vec<String> {
         match self.names.lookup(&Namespace::new(namespace), &HostName::new(name)) {
-            Found::NotOurs => Vec::new(),
-            Found::Ours(view) => {
+            Found::OnDemand { .. } | Found::NotOurs => Vec::new(),
+            Found::Ours { view, .. } => {
                 let answered = view
                     .vips
                     .iter()
@@ -149,9 +167,21 @@ impl Node {
         assert_eq!(self.wanted, BTreeSet::new());
         assert_eq!(self.reconciler.resolution().len(), 0);
         assert_eq!(self.reconciler.vips().iter().count(), 0);
+        assert_eq!(self.reconciler.leases().iter().count(), 0);
         assert_eq!(self.failures(), []);
         assert_eq!(self.reconciler.report().objects().count(), 0);
     }
+}
+
+fn addresses(texts: &[&str]) -> Addresses {
+    let mut found = Addresses::default();
+    for text in texts {
+        match text.parse().expect("an address") {
+            IpAddr::V4(v4) => found.v4.push(v4),
+            IpAddr::V6(v6) => found.v6.push(v6),
+        }
+    }
+    found
 }
 
 fn objects(yaml: &str) -> Vec<Object> {

@@ -11,6 +11,8 @@ use std::{
 
 use thiserror::Error;
 
+use crate::model::HostName;
+
 /// How names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolveConfig {
@@ -103,6 +105,15 @@ pub fn system_servers(path: &Path) -> Result<Vec<SocketAddr>, ResolveError> {
     Ok(servers)
 }
 
+/// The `search` list of a `resolv.conf`, or its `domain`; none if it cannot be read. Lines that are not understood are
+/// skipped, as resolver libraries do.
+#[must_use]
+pub fn system_search(path: &Path) -> Vec<HostName> {
+    let text = std::fs::read(path).unwrap_or_default();
+    let (parsed, _) = resolv_conf::Config::parse_with_errors(&text);
+    parsed.get_last_search_or_domain().map(|domain| HostName::new(domain)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,5 +144,24 @@ mod tests {
         let error = system_servers(Path::new("/nonexistent/resolv.conf")).expect_err("no file");
         assert_eq!(error.reason(), "ReadServers");
         assert!(error.to_string().contains("/nonexistent/resolv.conf"), "{error}");
+    }
+
+    #[test]
+    fn reads_the_search_list_or_the_domain_whatever_else_is_there() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for (text, wanted) in [
+            ("search a.test B.test.\nnameserver 127.0.0.1\n", &["a.test", "b.test"][..]),
+            ("domain c.test\n", &["c.test"]),
+            ("domain c.test\nsearch a.test\n", &["a.test"]),
+            ("nonsense\nsearch a.test\noptions nonsense\n", &["a.test"]),
+            ("nameserver 127.0.0.1\n", &[]),
+        ] {
+            std::fs::write(file.path(), text).expect("write the file");
+            assert_eq!(
+                system_search(file.path()),
+                wanted.iter().map(|d| HostName::new(d)).collect::<Vec<_>>()
+            );
+        }
+        assert_eq!(system_search(Path::new("/nonexistent/resolv.conf")), []);
     }
 }

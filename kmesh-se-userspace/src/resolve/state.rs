@@ -65,8 +65,8 @@ struct Name {
     generation: u64,
     v4: FamilyState,
     v6: FamilyState,
-    /// What the last update said.
-    published: Option<Addresses>,
+    /// What the last update said, and whether it knew both families.
+    published: Option<(Addresses, bool)>,
 }
 
 struct FamilyState {
@@ -110,7 +110,7 @@ impl Schedule {
             let good_at = now.checked_sub(age);
             state.v4.remember(addresses.v4.iter().copied().map(IpAddr::V4).collect(), good_at);
             state.v6.remember(addresses.v6.iter().copied().map(IpAddr::V6).collect(), good_at);
-            state.published = Some(addresses);
+            state.published = Some((addresses, false));
         }
         self.names.insert(name, state);
         true
@@ -158,16 +158,17 @@ impl Schedule {
         state.family_mut(ask.family).due = Some(due);
         self.queue.insert((due, ask.name.clone(), ask.family));
         let addresses = state.addresses();
+        let is_complete = state.v4.answered && state.v6.answered;
         let changed = match &state.published {
-            Some(published) => *published != addresses,
+            Some((published, was_complete)) => *published != addresses || *was_complete != is_complete,
             // Addresses of one family are of use at once; "none" is known only when both have answered.
-            None => !addresses.is_empty() || (state.v4.answered && state.v6.answered),
+            None => !addresses.is_empty() || is_complete,
         };
         if !changed {
             return None;
         }
-        state.published = Some(addresses.clone());
-        Some(Update { name: ask.name.clone(), addresses })
+        state.published = Some((addresses.clone(), is_complete));
+        Some(Update { name: ask.name.clone(), addresses, is_complete })
     }
 
     pub(super) fn status(&self, now: Instant) -> Vec<NameStatus> {

@@ -8,6 +8,7 @@ use crate::testing::{Dnsmasq, PATIENCE, free_port};
 struct Bench {
     resolver: Resolver,
     updates: mpsc::Receiver<Update>,
+    said: HashMap<HostName, Addresses>,
     _shutdown: tokio_util::sync::DropGuard,
 }
 
@@ -21,14 +22,22 @@ impl Bench {
         let (sender, updates) = mpsc::channel(16);
         let shutdown = CancellationToken::new();
         let resolver = Resolver::start(config, sender, shutdown.clone());
-        Self { resolver, updates, _shutdown: shutdown.drop_guard() }
+        Self { resolver, updates, said: HashMap::new(), _shutdown: shutdown.drop_guard() }
     }
 
+    /// The next update that says other addresses of a name than the one before.
     async fn update(&mut self) -> Update {
-        tokio::time::timeout(PATIENCE, self.updates.recv())
-            .await
-            .expect("an update in time")
-            .expect("the resolver runs")
+        loop {
+            let update = tokio::time::timeout(PATIENCE, self.updates.recv())
+                .await
+                .expect("an update in time")
+                .expect("the resolver runs");
+            if self.said.insert(update.name.clone(), update.addresses.clone()).as_ref()
+                != Some(&update.addresses)
+            {
+                return update;
+            }
+        }
     }
 
     /// Reads updates until one says exactly `addresses` of `name`.

@@ -76,6 +76,8 @@ pub struct NameRow {
     pub entry: String,
     /// Whether it is answered at all; a name waits for the first answer of the names below.
     pub answered: bool,
+    /// Whether it is a wildcard that gives each name below it addresses when a client asks.
+    pub on_demand: bool,
     /// The names that its backends are resolved from.
     pub resolved_from: Vec<SourceRow>,
     /// Seconds since the oldest of these last resolved.

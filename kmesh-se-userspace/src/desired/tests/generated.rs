@@ -67,8 +67,10 @@ proptest! {
             prop_assert_eq!(places.len(), backends.len(), "a backend occurs twice");
             prop_assert!(backends.iter().all(|b| b.weight > 0 && b.port > 0));
         }
+        let (answers, leases) = (properties::answers(), Leases::new(DYNAMIC_RANGES, LeaseLimits::default()));
         for namespace in NAMESPACES {
-            for service in plan(properties::known(&snapshot, &properties::answers(), &pool), &Namespace::new(namespace)).services {
+            let known = properties::known(&snapshot, &answers, &pool);
+            for service in plan(known, &leases, &Namespace::new(namespace)).services {
                 let programmed = !service.vips.is_empty();
                 let is_said = service.conditions.iter().any(|c| c.reason != "Accepted");
                 for port in &service.ports {

@@ -20,7 +20,7 @@ fn addresses_are_the_users_else_the_status_else_allocated() {
     };
     let first = ["240.240.0.1", "2001:2::1"];
     let refuse = Unlisted::Refuse;
-    let cases: [(&str, Entry, &[&str], Unlisted); 9] = [
+    let cases: [(&str, Entry, &[&str], Unlisted); 8] = [
         ("allocated", written(&[]), &first, refuse),
         ("not wanted", with(written(&[]), |e| e.may_allocate = false), &[], refuse),
         ("the user's", written(&["1.2.3.4/32", "fd00::1/128"]), &["1.2.3.4", "fd00::1"], Unlisted::Pass),
@@ -34,15 +34,6 @@ fn addresses_are_the_users_else_the_status_else_allocated() {
         ),
         ("another host's status", with(written(&[]), |e| status(e, Some("b.com"))), &first, refuse),
         ("NONE", with(written(&[]), |e| e.resolution = Resolution::None), &[], refuse),
-        (
-            "dynamic names need one each",
-            with(written(&[]), |e| {
-                e.resolution = Resolution::DynamicDns;
-                status(e, None);
-            }),
-            &[],
-            refuse,
-        ),
     ];
     for (what, entry, expected, unlisted) in cases {
         let snapshot = snapshot([entry]);
@@ -56,6 +47,26 @@ fn addresses_are_the_users_else_the_status_else_allocated() {
         let is_allocated = expected.contains(&ip("240.240.0.1"));
         assert_eq!(needs_vip(&snapshot, &HostName::new("a.com")), is_allocated, "{what}");
     }
+}
+
+#[test]
+fn a_dynamic_wildcard_gives_each_name_an_address_and_has_none() {
+    let (wildcard, name) = (HostName::new("*.a.com"), HostName::new("x.a.com"));
+    let dynamic = Entry { resolution: Resolution::DynamicDns, ..entry("one/e", 1, "*.a.com") };
+    let snapshot = snapshot([dynamic]);
+    let desired = built_with(&snapshot, &Resolved::new(), first_vips(), wildcard.as_str());
+    assert!(mesh_view(&desired).on_demand && mesh_view(&desired).vips.is_empty());
+    assert_eq!(desired.tables, Tables::default());
+    assert!(wanted_names(&snapshot, &wildcard).is_empty() && is_dynamic(&snapshot, &name));
+    assert!(!is_dynamic(&snapshot, &HostName::new("a.com")));
+    let resolved = resolved(&[("x.a.com", &["10.0.0.1"])]);
+    let pool = VipPool::new(VipRanges::default());
+    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &pool };
+    let desired = concrete(known, Some(&first_vips()), &name);
+    let view = &desired.concrete.views[&Scope::Mesh];
+    assert_eq!((view.vips.len(), view.answers_v4, view.on_demand), (2, true, false));
+    assert!(desired.tables.addresses.values().all(|rule| rule.unlisted == Unlisted::Refuse));
+    assert_eq!(desired.tables.services.len(), 1);
 }
 
 #[test]

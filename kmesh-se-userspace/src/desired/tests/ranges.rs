@@ -44,7 +44,8 @@ fn served(rows: &Tables) -> Vec<String> {
 
 fn planned(entries: &[Entry], namespace: &str) -> Plan {
     let (snapshot, vips) = (snapshot(entries.iter().cloned()), VipPool::new(VipRanges::default()));
-    plan(Known { snapshot: &snapshot, resolved: &Resolved::new(), vips: &vips }, &Namespace::new(namespace))
+    let known = Known { snapshot: &snapshot, resolved: &Resolved::new(), vips: &vips };
+    plan(known, &Leases::new(DYNAMIC_RANGES, LeaseLimits::default()), &Namespace::new(namespace))
 }
 
 /// The conditions that clients of `namespace` get, as `HOST REASON: MESSAGE`.

@@ -4,10 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::desired::Scope;
+use crate::dns::Search;
 use crate::dns::tests::{addresses as sorted, entry, message as query_message, question, view};
 
 fn table() -> NameTable {
-    let table = NameTable::new();
+    let table = NameTable::new(Search::new(Some(HostName::new("cluster.local")), []));
     table.set(HostName::new("ours.test"), Some(entry(&["240.240.0.1", "240.240.0.2", "2001:2::1"])));
     table.set(HostName::new("*.wild.test"), Some(entry(&["240.240.0.3"])));
     let many: Vec<_> = (0..256).map(|host| format!("240.240.1.{host}")).collect();
@@ -16,7 +17,7 @@ fn table() -> NameTable {
 }
 
 fn decide(transport: Transport, query: &[u8]) -> Decision {
-    answer(&table(), &Namespace::default(), transport, query)
+    answer(&table(), &Namespace::default(), transport, query, Waited::NotYet)
 }
 
 fn reply_to(query: &[u8]) -> Message {
@@ -54,6 +55,42 @@ fn repeats_the_question_byte_by_byte() {
 }
 
 #[test]
+fn says_of_which_name_a_searched_one_is_another() {
+    let suffix = "default.SVC.cluster.local.";
+    let asked = format!("oUrS.test.{suffix}");
+    let reply = reply_to(&question(1, &asked, RecordType::A));
+    assert_eq!(texts(&reply), ["240.240.0.1", "240.240.0.2"]);
+    let RData::CNAME(canonical) = &reply.answers[0].data else { panic!("{reply}") };
+    let alias = &reply.answers[0];
+    assert_eq!(
+        (alias.name.to_string(), canonical.to_string(), alias.ttl),
+        (asked.clone(), "oUrS.test.".into(), 30)
+    );
+    assert!(reply.answers[1..].iter().all(|record| record.name.to_string() == "oUrS.test."));
+    assert!(reply.authoritative && reply.authorities.is_empty());
+
+    // No address of the family: the alias all the same, and the end is the other name's.
+    let reply = reply_to(&question(1, &format!("a.wild.test.{suffix}"), RecordType::AAAA));
+    assert_eq!((reply.answers.len(), reply.authorities.len()), (1, 1));
+    assert_eq!(reply.authorities[0].name.to_string(), "a.wild.test.");
+
+    for name in ["ours.test.other.svc.cluster.local.", "theirs.default.svc.cluster.local.", "cluster.local."]
+    {
+        assert_eq!(decide(Transport::Udp, &question(1, name, RecordType::A)), Decision::Forward, "{name}");
+    }
+}
+
+#[test]
+fn a_cut_answer_begins_with_the_alias() {
+    let query = question(1, "many.test.cluster.local.", RecordType::A);
+    let Decision::Reply(reply) = decide(Transport::Udp, &query) else { panic!("not ours") };
+    assert!(reply.len() <= 512);
+    let reply = Message::from_vec(&reply).expect("a reply");
+    assert!(reply.truncation && reply.answers.len() > 20, "{reply}");
+    assert!(matches!(reply.answers[0].data, RData::CNAME(_)));
+}
+
+#[test]
 fn says_that_the_other_family_has_nothing_for_a_short_time() {
     let reply = reply_to(&question(1, "a.wild.test.", RecordType::AAAA));
     assert_eq!((reply.response_code, reply.authoritative), (ResponseCode::NoError, true));
@@ -64,7 +101,7 @@ fn says_that_the_other_family_has_nothing_for_a_short_time() {
 
 #[test]
 fn keeps_an_address_to_itself_that_cannot_be_reached_in_its_family() {
-    let table = NameTable::new();
+    let table = NameTable::default();
     let mut v6_only = entry(&["240.240.0.1", "2001:2::1"]);
     let view = NameView { answers_v4: false, ..view(&["240.240.0.1", "2001:2::1"]) };
     v6_only.views.insert(Scope::Mesh, view);
@@ -72,6 +109,39 @@ fn keeps_an_address_to_itself_that_cannot_be_reached_in_its_family() {
     let ask = |record_type| query(&table, &Namespace::default(), &HostName::new("six.test"), record_type);
     assert!(ask(QueryType::A).authoritative && ask(QueryType::A).answers.is_empty());
     assert_eq!(ask(QueryType::Aaaa).answers.len(), 1);
+}
+
+#[test]
+fn a_name_on_demand_is_waited_for_and_then_answered_refused_or_left() {
+    let (table, name) = (NameTable::default(), HostName::new("a.lazy.test"));
+    let mut lazy = entry(&[]);
+    lazy.views.values_mut().for_each(|view| view.on_demand = true);
+    table.set(HostName::new("*.lazy.test"), Some(lazy));
+    let query = question(7, "A.lazy.test.", RecordType::A);
+    let decide = |waited| answer(&table, &Namespace::default(), Transport::Udp, &query, waited);
+    let reply = |waited| match decide(waited) {
+        Decision::Reply(reply) => Message::from_vec(&reply).expect("a reply"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(decide(Waited::NotYet), Decision::Ask(name.clone()));
+    assert_eq!(decide(Waited::ToTheEnd), Decision::Forward, "there is nothing to wait for");
+    let refused = reply(Waited::TooLong);
+    assert_eq!(
+        (refused.id, refused.response_code, refused.authoritative),
+        (7, ResponseCode::ServFail, false)
+    );
+    // One family is known.
+    table.set_concrete(&name, Some((entry(&["240.241.0.1"]), false)));
+    assert_eq!(decide(Waited::NotYet), Decision::Ask(name.clone()));
+    assert_eq!(texts(&reply(Waited::TooLong)), ["240.241.0.1"]);
+    table.set_concrete(&name, Some((entry(&["240.241.0.1"]), true)));
+    assert_eq!(texts(&reply(Waited::NotYet)), ["240.241.0.1"]);
+    // Other types are the resolver's, and nothing is made for them.
+    let text = question(7, "b.lazy.test.", RecordType::TXT);
+    assert_eq!(
+        answer(&table, &Namespace::default(), Transport::Udp, &text, Waited::NotYet),
+        Decision::Forward
+    );
 }
 
 #[test]
@@ -182,6 +252,54 @@ fn says_formerr_to_what_it_cannot_read_and_nothing_to_what_is_no_query() {
     assert_eq!(decide(Transport::Udp, &reply), Decision::Drop);
 }
 
+/// A query for an A record of this name, which is given in bytes.
+fn raw(name: &[u8], more: &[u8]) -> Vec<u8> {
+    let head = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    [&head[..], name, &[0, 1, 0, 1], more].concat()
+}
+
+#[test]
+fn names_that_point_to_themselves_or_onwards_are_malformed() {
+    for (what, name) in [
+        ("at itself", &b"\xc0\x0c"[..]),
+        ("at a pointer to itself", b"\x01a\xc0\x0c"),
+        ("onwards", b"\xc0\x20"),
+        ("into the header", b"\x01a\xc0\x00"),
+        ("behind the end", b"\xff\xff"),
+        ("a label of a kind that is not known", b"\x80a\0"),
+        ("a label that is too long", b"\x40a\0"),
+        ("a name that is too long", &[&[63; 64][..]; 5].concat()),
+    ] {
+        let reply = reply_to(&raw(name, b""));
+        assert_eq!((reply.id, reply.response_code), (0x1234, ResponseCode::FormErr), "{what}");
+        assert!(server_failure(&raw(name, b"")).is_some(), "{what}");
+    }
+}
+
+#[test]
+fn what_follows_a_whole_query_changes_nothing() {
+    let name = b"\x04ours\x04test\0";
+    let reply = reply_to(&raw(name, b"more"));
+    assert_eq!((reply.response_code, texts(&reply).len()), (ResponseCode::NoError, 2));
+}
+
+#[test]
+fn one_opt_record_is_a_promise_and_two_are_malformed() {
+    let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+    // A client cookie, and an option that nobody knows: neither is repeated.
+    let with_cookie =
+        [&[0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 18][..], &[0, 10, 0, 8], &[7; 8], &[0xff, 0xfe, 0, 2, 1, 2]];
+    let mut query = raw(b"\x04ours\x04test\0", &with_cookie.concat());
+    query[11] = 1;
+    let reply = reply_to(&query);
+    let edns = reply.edns.as_ref().expect("EDNS");
+    assert!(edns.flags().dnssec_ok && edns.options().as_ref().is_empty(), "{edns}");
+    assert_eq!(texts(&reply).len(), 2);
+    let mut query = raw(b"\x04ours\x04test\0", &[opt, opt].concat());
+    query[11] = 2;
+    assert_eq!(reply_to(&query).response_code, ResponseCode::FormErr);
+}
+
 #[test]
 fn answers_in_the_shape_that_the_command_prints() {
     let ask = |name, record_type| {
@@ -191,6 +309,10 @@ fn answers_in_the_shape_that_the_command_prints() {
     assert_eq!(
         ask("A.wild.test", QueryType::A),
         r#"{"rcode":"NOERROR","authoritative":true,"answers":[{"name":"a.wild.test","type":"A","ttl":30,"data":"240.240.0.3"}],"forwarded":false}"#
+    );
+    assert_eq!(
+        ask("a.wild.test.svc.cluster.local", QueryType::A),
+        r#"{"rcode":"NOERROR","authoritative":true,"answers":[{"name":"a.wild.test.svc.cluster.local","type":"CNAME","ttl":30,"data":"a.wild.test"},{"name":"a.wild.test","type":"A","ttl":30,"data":"240.240.0.3"}],"forwarded":false}"#
     );
     assert_eq!(
         ask("a.wild.test", QueryType::Aaaa),

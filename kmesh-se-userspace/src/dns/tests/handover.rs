@@ -8,13 +8,14 @@ const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const LIMIT: Duration = Duration::from_secs(1);
 
 fn table() -> Arc<NameTable> {
-    let table = NameTable::new();
+    let table = NameTable::default();
     table.set(HostName::new("ours.test"), Some(entry(&["240.240.0.1", "2001:2::1"])));
     Arc::new(table)
 }
 
 fn server(listen: &[SocketAddr], upstreams: &[SocketAddr]) -> DnsServer {
-    DnsServer::new(listen_at(listen), upstreams.to_vec(), table(), DnsConfig::default()).expect("a server")
+    DnsServer::new(listen_at(listen), upstreams.to_vec(), table(), nobody(), DnsConfig::default())
+        .expect("a server")
 }
 
 /// A resolver that is asked, but answers only when the test lets it.
@@ -58,7 +59,8 @@ async fn a_block_is_free_only_if_it_is_on_both_families() {
 #[tokio::test]
 async fn refuses_listeners_to_which_no_resolver_leads() {
     let resolvers = vec![SocketAddr::new(V6, 53)];
-    let refused = DnsServer::new(listen_at(&[free_port()]), resolvers, table(), DnsConfig::default());
+    let refused =
+        DnsServer::new(listen_at(&[free_port()]), resolvers, table(), nobody(), DnsConfig::default());
     let error = refused.err().expect("no resolver can be captured");
     assert_eq!(error.reason(), "NoCommonFamily");
     assert!(error.to_string().contains("[::1]:53"), "{error}");

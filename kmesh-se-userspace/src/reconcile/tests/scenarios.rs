@@ -201,7 +201,7 @@ impl Node {
     fn conditions(&self, namespace: &str) -> BTreeMap<String, Vec<String>> {
         let at = &self.reconciler;
         let known = Known { snapshot: at.snapshot(), resolved: at.resolution(), vips: at.vips() };
-        let plan = desired::plan(known, &Namespace::new(namespace));
+        let plan = desired::plan(known, at.leases(), &Namespace::new(namespace));
         let mut found = BTreeMap::new();
         for service in plan.services {
             let reasons = service.conditions.iter().map(|c| c.reason.to_owned()).filter(|r| r != "Accepted");

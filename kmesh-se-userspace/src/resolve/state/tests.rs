@@ -10,6 +10,8 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Bench {
     schedule: Schedule,
     now: Instant,
+    /// What the last update said.
+    said: Option<Addresses>,
 }
 
 impl Bench {
@@ -18,12 +20,13 @@ impl Bench {
     }
 
     fn with(config: ResolveConfig) -> Self {
-        let mut bench = Self { schedule: Schedule::new(config), now: Instant::now() };
+        let mut bench = Self { schedule: Schedule::new(config), now: Instant::now(), said: None };
         assert!(bench.schedule.want(bench.now, name(), None));
         bench
     }
 
-    /// Turns the clock to the family's next query and answers it; the time it had to wait, and the update.
+    /// Turns the clock to the family's next query and answers it; the time it had to wait, and the update if it says other
+    /// addresses.
     fn next(&mut self, family: Family, outcome: Outcome) -> (Duration, Option<Update>) {
         let state = &self.schedule.names[&name()];
         let due = match family {
@@ -45,7 +48,11 @@ impl Bench {
                 self.schedule.queue.insert((self.now, ask.name, ask.family));
             }
         }
-        (waited, update)
+        let update = update.filter(|update| {
+            let before = self.said.replace(update.addresses.clone());
+            before != self.said
+        });
+        (waited, update.map(|update| Update { is_complete: true, ..update }))
     }
 
     fn v4(&mut self, outcome: Outcome) -> (Duration, Option<Update>) {
@@ -94,7 +101,7 @@ fn update(addresses: &[&str]) -> Option<Update> {
             IpAddr::V6(address) => all.v6.push(address),
         }
     }
-    Some(Update { name: name(), addresses: all })
+    Some(Update { name: name(), addresses: all, is_complete: true })
 }
 
 #[test]
@@ -264,4 +271,20 @@ proptest! {
         let wait = backoff(&config, failures, jitter);
         prop_assert!(wait >= config.backoff_min / 2 && wait <= config.backoff_max, "{wait:?}");
     }
+}
+
+#[test]
+fn says_once_that_both_families_are_known() {
+    let mut schedule = Schedule::new(ResolveConfig::new(Vec::new()));
+    let now = Instant::now();
+    schedule.want(now, name(), None);
+    let asks = schedule.start_due(now, usize::MAX);
+    let mut finish = |family, outcome| {
+        let ask = asks.iter().find(|ask| ask.family == family).expect("it was asked for");
+        schedule.finish(now, ask, outcome, 0.0).map(|update| (update.addresses.v4.len(), update.is_complete))
+    };
+    assert_eq!(finish(Family::V4, records(&["192.0.2.1"], 5)), Some((1, false)));
+    assert_eq!(finish(Family::V4, records(&["192.0.2.1"], 5)), None);
+    assert_eq!(finish(Family::V6, failed()), Some((1, true)), "a failure is all that is known of it");
+    assert_eq!(finish(Family::V6, nothing()), None);
 }

@@ -1,0 +1,136 @@
+//! Names below DYNAMIC_DNS wildcards, from the first client that asks until nobody uses them.
+//!
+//! In: what clients ask for and use, and the time. Out: hosts to be rebuilt. Never: an address for a name that has none
+//! itself.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Reconciler;
+use crate::{
+    desired::{self, HostDesired, NameEntry, Scope, ServiceKey},
+    model::{Addresses, HostName, Namespace},
+    sink::Maps,
+};
+
+/// How long a name that got no address is reported.
+const REPORTED: SignedDuration = SignedDuration::from_mins(1);
+
+impl<M: Maps> Reconciler<M> {
+    /// A client of `namespace` asks for a concrete name, which is in use from now on, if a wildcard that the namespace sees
+    /// gives it, and the namespace may use one more.
+    pub fn demand(&mut self, name: &HostName, namespace: &Namespace, now: Timestamp) {
+        let scope = Scope::Namespace(namespace.clone());
+        let Some((wildcard, _)) = desired::dynamic_view(&self.snapshot, name, &scope) else { return };
+        let is_new = !self.leases.contains(name);
+        if let Err(error) = self.leases.ask(name, namespace, now) {
+            if self.report.set_full(&wildcard, error.to_string(), now) {
+                tracing::warn!(host = %name, namespace = %namespace, %error, "no virtual address for a name");
+            }
+            return;
+        }
+        if is_new {
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    /// Whether a name that was demanded may still get addresses, or others.
+    #[must_use]
+    pub fn waits_for(&self, name: &HostName) -> bool {
+        self.leases.contains(name)
+            && !self.names.get_concrete(name).is_some_and(|(_, is_complete)| is_complete)
+    }
+
+    /// Both families of a name have been answered, or have failed.
+    pub fn completed(&mut self, name: &HostName) {
+        if self.dependents.contains_key(name)
+            && self.complete.insert(name.clone())
+            && self.leases.contains(name)
+        {
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    /// Clients have been answered these names.
+    pub fn used(&mut self, names: BTreeSet<(HostName, Namespace)>, now: Timestamp) {
+        for (name, namespace) in names {
+            // Beyond its quota a namespace is no user, but another one is, or it would not have been answered.
+            if self.leases.contains(&name) {
+                drop(self.leases.ask(&name, &namespace, now));
+            }
+        }
+    }
+
+    /// The names that nobody has asked for in time, with their services. Connections to those are a use of them, too:
+    /// [`Reconciler::end_unless_connected`] is to be told.
+    pub fn quiet_names(&mut self, now: Timestamp) -> Vec<(HostName, Vec<ServiceKey>)> {
+        self.report.forget_full(now - REPORTED);
+        let quiet = self.leases.quiet(now).into_iter();
+        let services = |host: &HostName| {
+            let desired = self.desired.get(host).into_iter();
+            let keys = desired.flat_map(|desired| desired.tables.services.keys());
+            keys.filter(|key| self.is_concrete(key)).cloned().collect()
+        };
+        quiet.map(|host| (host.clone(), services(&host))).collect()
+    }
+
+    /// Whether a service is that of a concrete name, rather than of an entry that names the same host.
+    fn is_concrete(&self, key: &ServiceKey) -> bool {
+        !self.snapshot.entries_of(&key.host).iter().any(|entry| entry.object == key.entry)
+    }
+
+    /// Ends the use of a quiet name, unless its services have new connections.
+    pub fn end_unless_connected(&mut self, host: &HostName, connects: u64, now: Timestamp) {
+        if !self.leases.is_connected_to(host, connects, now) {
+            tracing::info!(host = %host, "a name is no longer in use");
+            self.leases.end(host, now);
+            self.dirty.insert(host.clone());
+        }
+    }
+
+    /// Of these hosts, the names that no wildcard gives any more, and those that turned out to have no address.
+    pub(super) fn end_unused_leases(&mut self, hosts: &BTreeSet<HostName>, now: Timestamp) {
+        for host in hosts.iter().filter(|host| self.leases.contains(host)).cloned().collect::<Vec<_>>() {
+            let has_none = self.resolved.get(&host).is_some_and(Addresses::is_empty);
+            let never_had = has_none && self.leases.vips(&host).is_none();
+            if never_had || !desired::is_dynamic(&self.snapshot, &host) {
+                self.leases.end(&host, now);
+            }
+        }
+    }
+
+    /// Gives a concrete name its addresses, with the first that it resolves to.
+    pub(super) fn update_lease(&mut self, host: &HostName, now: Timestamp) {
+        if !self.leases.contains(host) || self.resolved.get(host).is_none_or(Addresses::is_empty) {
+            return;
+        }
+        let snapshot = &self.snapshot;
+        if let Err(error) = self.leases.ensure_vips(host, now, |address| snapshot.is_written(address)) {
+            let mut above = desired::wildcards_above(host);
+            let wildcard = above.find(|wildcard| !snapshot.entries_of(wildcard).is_empty());
+            let error = format!("{error}: --dynamic-v4, --dynamic-v6");
+            if self.report.set_full(wildcard.as_ref().unwrap_or(host), error.clone(), now) {
+                tracing::warn!(host = %host, error, "no virtual address for a name");
+            }
+            // The next step finds that nothing comes of it; a client that asks again has it tried again.
+            self.leases.end(host, now);
+            self.dirty.insert(host.clone());
+        }
+    }
+
+    /// What a concrete name contributes; none if it is not in use.
+    pub(super) fn build_concrete(&self, host: &HostName) -> Option<HostDesired> {
+        self.leases.contains(host).then(|| desired::concrete(self.known(), self.leases.vips(host), host))
+    }
+
+    /// As [`Reconciler::publish`], for the clients that get the name by a wildcard.
+    pub(super) fn publish_concrete(&self, host: &HostName, entry: &NameEntry) {
+        let is_new = self.names.get_concrete(host).is_none();
+        let is_known = self.resolved.contains_key(host);
+        if entry.views.is_empty() || !is_known || (is_new && self.failed.contains_key(host)) {
+            return;
+        }
+        self.names.set_concrete(host, Some((entry.clone(), self.complete.contains(host))));
+    }
+}
