@@ -28,7 +28,7 @@ use kmesh_se_common::{
     maps::Config as KernelConfig,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -82,6 +82,8 @@ const QUEUE: usize = 1024;
 /// # Errors
 /// Something that the agent needs is missing; the message says what and how to get it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    // Before anything is made: a signal that comes early waits for its turn instead of ending the process where it stands.
+    let stop = StopSignals::new()?;
     let dynamic_ranges = args.dynamic_ranges()?;
     let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
     let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
@@ -171,7 +173,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = agent.run(Inputs { events, updates, asks, queries, handovers }) => result.map(Stop::HandOver),
         result = source => Err(source_error(result)),
-        result = stop_signal() => result,
+        stop = stop.wait() => Ok(stop),
     };
     tracing::info!("stopping");
     // Until an agent that takes over is in place, nothing here is its own.
@@ -278,13 +280,23 @@ async fn beat(dns: Arc<DnsServer>, heartbeat: Heartbeat, shutdown: CancellationT
     }
 }
 
-/// A person at a terminal wants everything back as it was; a service manager only restarts.
-async fn stop_signal() -> anyhow::Result<Stop> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => Ok(Stop::Remove),
-        _ = terminate.recv() => Ok(Stop::Keep),
+/// The signals that end the agent. A person at a terminal wants everything back as it was; a service manager only restarts.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate })
+    }
+
+    async fn wait(mut self) -> Stop {
+        tokio::select! {
+            _ = self.interrupt.recv() => Stop::Remove,
+            _ = self.terminate.recv() => Stop::Keep,
+        }
     }
 }
 

@@ -335,6 +335,8 @@ fn check_cgroup2(path: &Path) -> Result<(), LoadError> {
 fn check_bpf() -> Result<(), LoadError> {
     // SAFETY: a command that does not exist and no attributes: the kernel answers EINVAL, or that there is no such call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, -1 as libc::c_long, std::ptr::null::<u8>(), 0) };
-    let blocked = result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
-    if blocked { Err(LoadError::NoBpf) } else { Ok(()) }
+    // The capabilities are there, so EPERM is a seccomp profile's.
+    let blocked =
+        [Some(libc::ENOSYS), Some(libc::EPERM)].contains(&io::Error::last_os_error().raw_os_error());
+    if result < 0 && blocked { Err(LoadError::NoBpf) } else { Ok(()) }
 }

@@ -5,8 +5,9 @@ use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::agent::Flags;
+use tests::agent::{Agent, Flags};
 use tests::clean::Run;
 use tests::entries::{entry_with_port, static_entry};
 use tests::poll;
@@ -127,6 +128,37 @@ fn without_capabilities_it_says_which_are_missing() -> anyhow::Result<()> {
     command.arg("--bounding-set=-bpf,-sys_admin").arg(&flags.program).args(flags.arguments());
     assert_refused(&run(&mut command)?, &["CAP_BPF", "root"]);
     assert_nothing_left(&flags);
+    Ok(())
+}
+
+#[test]
+fn without_cgroup2_it_says_how_to_mount_it() -> anyhow::Result<()> {
+    let (topology, flags, _run) = without_agent()?;
+    let mut command = topology.node.command("unshare");
+    // In a mount namespace of its own.
+    command.args(["--mount", "sh", "-c", "umount -R /sys/fs/cgroup && exec \"$@\"", "sh"]);
+    command.arg(&flags.program).args(flags.arguments());
+    assert_refused(&run(&mut command)?, &["no cgroup2", "mount -t cgroup2"]);
+    assert_nothing_left(&flags);
+    Ok(())
+}
+
+#[test]
+fn a_stop_that_comes_during_the_start_waits_and_leaves_nothing() -> anyhow::Result<()> {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let (topology, flags, run) = without_agent()?;
+        let mut agent = Agent::spawn(&run, &topology.node, flags.clone(), &[])?;
+        let begun = || agent.log_tail().contains("dns listens").then_some(());
+        poll::until("the agent to begin", Duration::from_secs(10), begun)?;
+        agent.process().signal(signal)?;
+        let status = agent.process().wait(Duration::from_secs(20))?;
+        assert!(status.success(), "{signal}: {status}\n{}", agent.log_tail());
+        // What SIGTERM leaves, if the programs were attached by then, is whole.
+        if signal == Signal::SIGTERM {
+            assert!(agent.cleanup()?.status.success());
+        }
+        assert_nothing_left(&flags);
+    }
     Ok(())
 }
 

@@ -22,8 +22,8 @@ impl AttachCgroup {
     /// Opens the cgroup of the flags, made if it is not there. Unless another agent is taken over from, the empty cgroups of
     /// commands in it go.
     pub(super) fn open(args: &AgentArgs, taken: Option<&Taken>) -> anyhow::Result<Self> {
-        let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
-        let path = args.attach.clone().or_else(default).ok_or(enrol::CgroupError::NotMounted)?;
+        let mount = enrol::cgroup2_mount().ok_or(enrol::CgroupError::NotMounted)?;
+        let path = args.attach.clone().unwrap_or_else(|| mount.join("kmesh-se"));
         loader::check_place(&path)?;
         let (cgroup, created) = Cgroup::open_or_create(&path)?;
         match taken {
