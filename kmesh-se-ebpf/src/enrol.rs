@@ -21,6 +21,10 @@ pub(crate) fn caller() -> Option<(&'static Workload, &'static Config)> {
         }
         // SAFETY: any level may be asked for; 0 comes back when the task is not that deep.
         let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(i32::from(level)) };
+        // An empty place has the cgroup 0, too.
+        if cgroup == 0 {
+            continue;
+        }
         if let Some(workload) = workload(cgroup) {
             if workload.flags & WORKLOAD_EXEMPT != 0 {
                 break;
