@@ -1,6 +1,10 @@
 //! The cgroups whose processes are handled.
 //!
-//! In: paths. Out: ids and depths for the sink; cgroups for commands, removed when they are empty. Never: a map.
+//! In: paths. Out: ids and depths for the sink; cgroups for commands, removed when they are empty; the cgroups of pods.
+//! Never: a map.
+
+mod kubepods;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +14,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+pub use self::watch::{Change, PodCgroups, first_directories};
 use crate::model::{Namespace, is_namespace};
 
 /// A cgroup by its path in the cgroup2 file system.
@@ -29,6 +34,16 @@ pub enum CgroupError {
     /// There is no cgroup2 file system.
     #[error("no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup, or boot with cgroup2")]
     NotMounted,
+    /// Only a part of the hierarchy is there to be seen.
+    #[error(
+        "the cgroup2 mount {} is of a private cgroup namespace, where other processes' cgroups cannot be told: start the agent \
+         in the host's, or mount the host's cgroup2 file system for it (a hostPath of /sys/fs/cgroup)",
+        mount.display()
+    )]
+    PrivateNamespace {
+        /// Where that part is mounted.
+        mount: PathBuf,
+    },
     /// The path is outside the cgroup2 file system.
     #[error("{} is not below the cgroup2 mount {}", path.display(), mount.display())]
     Outside {
@@ -49,16 +64,35 @@ pub enum CgroupError {
     },
 }
 
-/// Where cgroup2 is mounted, from `/proc/self/mountinfo`: `/sys/fs/cgroup`, or below it on a hybrid host.
+/// The id of the root of the whole hierarchy. That of a cgroup namespace has another.
+const ROOT_ID: u64 = 1;
+
+/// Where the whole cgroup2 hierarchy is mounted: `/sys/fs/cgroup`, or below it on a hybrid host. A mount of a part of it, as
+/// in a private cgroup namespace, would give wrong depths.
 #[must_use]
 pub fn cgroup2_mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let fields: Vec<&str> = before.split(' ').collect();
-        // Only the root of the hierarchy: a bind mount of a part of it would give wrong depths.
-        (after.starts_with("cgroup2 ") && fields.get(3) == Some(&"/")).then(|| PathBuf::from(fields[4]))
+    cgroup2_mounts().into_iter().find(|mount| fs::metadata(mount).is_ok_and(|m| m.ino() == ROOT_ID))
+}
+
+/// The same, or why there is none.
+///
+/// # Errors
+/// [`CgroupError`].
+pub fn hierarchy() -> Result<PathBuf, CgroupError> {
+    cgroup2_mount().ok_or_else(|| match cgroup2_mounts().into_iter().next() {
+        Some(mount) => CgroupError::PrivateNamespace { mount },
+        None => CgroupError::NotMounted,
     })
+}
+
+/// Every mount of cgroup2, from `/proc/self/mountinfo`.
+fn cgroup2_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let of_line = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4).map(PathBuf::from)).flatten()
+    };
+    mounts.lines().filter_map(of_line).collect()
 }
 
 impl Cgroup {
@@ -68,7 +102,7 @@ impl Cgroup {
     /// [`CgroupError`]; the path must exist below the cgroup2 mount.
     pub fn open(path: &Path) -> Result<Self, CgroupError> {
         let io = |error| CgroupError::Io { action: "open", path: path.to_owned(), error };
-        let mount = cgroup2_mount().ok_or(CgroupError::NotMounted)?;
+        let mount = hierarchy()?;
         let path = fs::canonicalize(path).map_err(io)?;
         let below = path
             .strip_prefix(&mount)
@@ -104,7 +138,7 @@ impl Cgroup {
     /// # Errors
     /// There is no such process, or [`CgroupError`].
     pub fn of_process(pid: u32) -> Result<Self, CgroupError> {
-        let mount = cgroup2_mount().ok_or(CgroupError::NotMounted)?;
+        let mount = hierarchy()?;
         let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
         let text = fs::read_to_string(&path).map_err(|error| CgroupError::Io {
             action: "read",

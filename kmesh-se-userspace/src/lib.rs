@@ -4,7 +4,7 @@
 //! [`source`] raw input -> events, [`model`] meaning, [`resolve`] names -> addresses with expiry, [`desired`] what the
 //! maps and the DNS server should hold, [`diff`] what to change, [`sink`] the only writer of maps, [`dns`] answers to
 //! the clients' queries. [`reconcile`] joins them, [`agent`] runs them; [`loader`] has the BPF programs, [`enrol`] the
-//! cgroups, [`routes`] what refuses the rest, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`cli`] and
+//! cgroups, [`pods`] says which of them are pods to handle, [`routes`] what refuses the rest, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`cli`] and
 //! [`config`] the command line.
 
 pub mod admin;
@@ -18,6 +18,7 @@ pub mod enrol;
 pub mod explain;
 pub mod loader;
 pub mod model;
+pub mod pods;
 mod poll;
 pub mod reconcile;
 pub mod resolve;

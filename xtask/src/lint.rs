@@ -23,6 +23,7 @@ const RULES: &[Rule] = &[
     Rule { room: "model", rooms: Rooms::Only(&["model"]), crates: EFFECTS },
     Rule { room: "desired", rooms: Rooms::Only(&["model", "desired", "testing"]), crates: EFFECTS },
     Rule { room: "diff", rooms: Rooms::Only(&["model", "desired", "diff"]), crates: EFFECTS },
+    Rule { room: "pods", rooms: Rooms::Only(&["model", "enrol", "pods"]), crates: EFFECTS },
     Rule { room: "source", rooms: Rooms::AllBut(&["resolve", "sink", "dns"]), crates: &[] },
     Rule { room: "resolve", rooms: Rooms::AllBut(&["source", "sink", "dns"]), crates: &[] },
     Rule { room: "sink", rooms: Rooms::AllBut(&["source", "resolve", "dns"]), crates: &[] },

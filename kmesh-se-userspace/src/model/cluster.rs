@@ -1,4 +1,4 @@
-//! Objects of Kubernetes as written, as far as ServiceEntries depend on them.
+//! Objects of Kubernetes as written, as far as ServiceEntries and enrolment depend on them.
 //!
 //! In: deserialised YAML or JSON. Out: Pod, Service, Node and Namespace with the fields that are read here.
 //! Never: a warning about the many fields that are not.
@@ -26,6 +26,18 @@ pub struct PodSpec {
     pub service_account_name: String,
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
+    pub host_network: bool,
+    pub runtime_class_name: String,
+    pub dns_policy: String,
+    pub dns_config: PodDnsConfig,
+}
+
+/// `spec.dnsConfig` of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct PodDnsConfig {
+    pub searches: Vec<String>,
 }
 
 /// A container of a Pod.
@@ -33,6 +45,7 @@ pub struct PodSpec {
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub struct Container {
+    pub name: String,
     pub restart_policy: String,
     pub ports: Vec<ContainerPort>,
 }
