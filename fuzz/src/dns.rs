@@ -7,9 +7,12 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use hickory_proto::op::Message;
 use kmesh_se::{
     desired::{NameEntry, NameView, Scope},
-    dns::{Decision, NameTable, Search, Transport, Waited, answer, is_reply_to, server_failure},
+    dns::{Client, Decision, NameTable, Search, Transport, Waited, answer, is_reply_to, server_failure},
     model::{HostName, Kind, Namespace, ObjectRef},
 };
+
+static SEARCH: LazyLock<Search> =
+    LazyLock::new(|| Search::new(Some(HostName::new("cluster.local")), [HostName::new("corp.test")]));
 
 static TABLE: LazyLock<NameTable> = LazyLock::new(|| {
     let entry = |count: u8, on_demand| {
@@ -28,8 +31,7 @@ static TABLE: LazyLock<NameTable> = LazyLock::new(|| {
         };
         NameEntry { views: BTreeMap::from([(Scope::Mesh, view)]) }
     };
-    let table =
-        NameTable::new(Search::new(Some(HostName::new("cluster.local")), [HostName::new("corp.test")]));
+    let table = NameTable::default();
     table.set(HostName::new("ours.test"), Some(entry(2, false)));
     table.set(HostName::new("many.test"), Some(entry(200, false)));
     table.set(HostName::new("*.wild.test"), Some(entry(1, false)));
@@ -47,7 +49,8 @@ pub fn dns(bytes: &[u8]) {
     let Some((&[choice, at], message)) = bytes.split_first_chunk() else { return };
     let transport = if choice & 1 == 0 { Transport::Udp } else { Transport::Tcp };
     let waited = [Waited::NotYet, Waited::ToTheEnd, Waited::TooLong][usize::from(choice >> 1) % 3];
-    match answer(&TABLE, &Namespace::default(), transport, message, waited) {
+    let client = Client { namespace: &Namespace::default(), search: &SEARCH };
+    match answer(&TABLE, client, transport, message, waited) {
         Decision::Reply(reply) => {
             check(message, &reply);
             assert!(transport == Transport::Tcp || reply.len() <= 4096, "{} bytes", reply.len());

@@ -11,6 +11,7 @@ mod explain;
 mod handover;
 mod inventory;
 mod place;
+mod pods;
 mod query;
 mod routes;
 mod saving;
@@ -42,16 +43,18 @@ use self::{
     events::Refusals,
     handover::{Leaving, Taken},
     place::{AttachCgroup, Unused},
+    pods::PodEnrolments,
     saving::Saving,
     trace::Tracers,
 };
 use crate::{
     admin::{AdminSocket, Door, Query},
     config::{AgentArgs, Source},
-    dns::{Ask, DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
-    enrol,
+    dns::{Ask, Clients, DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
+    enrol::{self, Change},
     loader::{self, Loaded, Pins, Unattached},
     model::{HostName, Namespace},
+    pods::Pods,
     reconcile::Reconciler,
     resolve::{self, ResolveConfig, Resolver},
     routes::{self as vip_routes, RouteError},
@@ -82,6 +85,7 @@ const QUEUE: usize = 1024;
 /// # Errors
 /// Something that the agent needs is missing; the message says what and how to get it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let attach_path = place::attach_path(&args).await?;
     // Before anything is made: a signal that comes early waits for its turn instead of ending the process where it stands.
     let stop = StopSignals::new()?;
     let dynamic_ranges = args.dynamic_ranges()?;
@@ -89,11 +93,19 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
     let state = StateDir::open(&args.state)?;
     let resolvers = resolvers(&args)?;
-    let search = args.search.search(resolve::system_search(RESOLV_CONF.as_ref()));
-    let names = Arc::new(NameTable::new(search));
+    let searches = resolve::system_search(RESOLV_CONF.as_ref());
+    let clients = Arc::new(Clients::everybody(args.search.search(searches.clone())));
+    let names = Arc::new(NameTable::default());
     let listen = args.dns_listen()?;
     let (asks_out, asks) = mpsc::channel(QUEUE);
-    let mut dns = DnsServer::new(listen, resolvers.clone(), names.clone(), asks_out, DnsConfig::default())?;
+    let mut dns = DnsServer::new(
+        listen,
+        resolvers.clone(),
+        names.clone(),
+        clients.clone(),
+        asks_out,
+        DnsConfig::default(),
+    )?;
     let mut dns_ports = BTreeMap::new();
     if let Some(taken) = &mut taken {
         dns_ports.extend(dns.adopt(taken.blocks())?);
@@ -104,7 +116,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let refusals = Refusals::new(traced);
-    let attach = AttachCgroup::open(&args, taken.as_ref())?;
+    let attach = AttachCgroup::open(&args, &attach_path, taken.as_ref())?;
     let _unused = Unused::new(&args, &attach);
     let pins = Pins::open(&args.pin, &args.capacities())?;
     let replaces_others = pins.are_new() && Pins::has_links(&args.pin);
@@ -129,6 +141,11 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let leases = state.load_leases(dynamic_ranges, args.lease_limits(), Timestamp::now())?;
     let (updates_out, updates) = mpsc::channel(QUEUE);
     let resolver = Resolver::start(ResolveConfig::new(resolvers.clone()), updates_out, shutdown.clone());
+    let node_dns = args.search.node_dns(searches);
+    let pods = args.pods.enrol_pods.then(|| {
+        let node = args.place.node.as_deref().unwrap_or_default();
+        PodEnrolments::new(Pods::new(args.pods.settings(), node_dns.clone(), node), node_dns, clients)
+    });
     let mut agent = Agent {
         started: Instant::now(),
         reconciler: Reconciler::new(sink, vips, leases, names).at(args.place.place()).taking_over(remembered),
@@ -149,10 +166,12 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         tracers,
         resolvers,
         commands: CommandCgroups::new(),
+        pods,
         route_errors: Vec::new(),
         waiting: Waiting::default(),
         args,
     };
+    let pod_cgroups = agent.watch_pods(&mut tasks, &shutdown)?;
     agent.enrol_again(&cgroups).await?;
     agent.enrol_configured().await?;
     tasks.spawn(beat(agent.dns.clone(), heartbeat.clone(), shutdown.clone()));
@@ -171,7 +190,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn(handover::serve(handover, handovers_out, shutdown.clone()));
 
     let result = tokio::select! {
-        result = agent.run(Inputs { events, updates, asks, queries, handovers }) => result.map(Stop::HandOver),
+        result = agent.run(Inputs { events, pod_cgroups, updates, asks, queries, handovers }) => result.map(Stop::HandOver),
         result = source => Err(source_error(result)),
         stop = stop.wait() => Ok(stop),
     };
@@ -309,6 +328,8 @@ enum Programs {
 
 struct Inputs {
     events: mpsc::Receiver<Event>,
+    /// Closed when pods are not enrolled.
+    pod_cgroups: mpsc::Receiver<Vec<Change>>,
     updates: mpsc::Receiver<resolve::Update>,
     asks: mpsc::Receiver<Ask>,
     queries: mpsc::Receiver<Query>,
@@ -335,6 +356,8 @@ struct Agent {
     programs: Programs,
     attach: AttachCgroup,
     commands: CommandCgroups,
+    /// None when pods are not enrolled.
+    pods: Option<PodEnrolments>,
     waiting: Waiting,
     resolver: Resolver,
     /// Addresses that an earlier agent saved.
@@ -353,7 +376,7 @@ impl Agent {
         let first = timeout(SYNC_PATIENCE, async {
             while !self.reconciler.report().synced {
                 match inputs.events.recv().await {
-                    Some(event) => self.reconciler.event(event),
+                    Some(event) => self.event(event),
                     // The source has ended, and says why elsewhere.
                     None => std::future::pending().await,
                 }
@@ -366,6 +389,7 @@ impl Agent {
             if is_slow {
                 tracing::warn!("the source is slow: starting with what it has told so far");
             }
+            self.enrol_pods().await;
             self.reconcile();
             if self.replaces_others {
                 self.until_resolved(&mut inputs).await;
@@ -377,7 +401,8 @@ impl Agent {
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(event) = inputs.events.recv() => self.reconciler.event(event),
+                Some(event) = inputs.events.recv() => self.event(event),
+                Some(changes) = inputs.pod_cgroups.recv() => self.pod_cgroups(changes),
                 Some(update) = inputs.updates.recv() => self.resolved(update),
                 Some(ask) = inputs.asks.recv() => self.demand(ask),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
@@ -390,6 +415,7 @@ impl Agent {
                 Some(event) = self.tracers.next() => self.trace(&event),
                 _ = upkeep.tick() => {
                     self.reconciler.retry_failed();
+                    self.retry_pods();
                     self.forget_unused_names();
                     self.save_addresses();
                     self.forget_tracers();
@@ -397,7 +423,10 @@ impl Agent {
             }
             // What came meanwhile belongs to the same step.
             while let Ok(event) = inputs.events.try_recv() {
-                self.reconciler.event(event);
+                self.event(event);
+            }
+            while let Ok(changes) = inputs.pod_cgroups.try_recv() {
+                self.pod_cgroups(changes);
             }
             while let Ok(update) = inputs.updates.try_recv() {
                 self.resolved(update);
@@ -405,6 +434,8 @@ impl Agent {
             while let Ok(ask) = inputs.asks.try_recv() {
                 self.demand(ask);
             }
+            // A pod's first process may be near.
+            self.enrol_pods().await;
             self.reconcile();
             self.tell_waiting();
         }
@@ -463,6 +494,9 @@ impl Agent {
         if let Programs::Loaded(programs) = std::mem::replace(&mut self.programs, Programs::Gone) {
             let loaded = programs.attach(&self.attach.cgroup)?;
             tracing::info!(cgroup = %loaded.cgroup.display(), programs = loaded.programs.len(), "attached");
+            for rival in loader::rivals(&self.attach.cgroup, &loaded, &self.args.pin) {
+                tracing::warn!(rival, "something else does the same on this node");
+            }
             self.programs = Programs::Attached(loaded);
             self.set_routes().await;
         }

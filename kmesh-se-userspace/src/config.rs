@@ -3,6 +3,8 @@
 //! In: the command line and `KMESH_SE_…` variables. Out: a [`Config`] that is known to make sense. Never: a default that
 //! is not in the help text.
 
+mod pods;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -14,12 +16,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::SignedDuration;
 use kmesh_se_common::limits as l;
 
+pub use self::pods::PodArgs;
 use crate::{
     admin,
     desired::{DYNAMIC_RANGES, LeaseLimits, VipRanges},
     dns::{DnsError, DnsListen, Search},
     loader,
     model::{HostName, Locality, Namespace, Place},
+    pods::NodeDns,
     sink::Capacities,
 };
 
@@ -31,7 +35,8 @@ pub struct AgentArgs {
     pub source: Source,
 
     /// The cgroup2 directory that the programs are attached to; made if it is not there. Processes of enrolled cgroups
-    /// must be in it or below. Default: `kmesh-se` below the cgroup2 mount.
+    /// must be in it or below. Default: `kmesh-se` below the cgroup2 mount; with --enrol-pods the cgroup of all pods
+    /// (`kubepods`, `kubepods.slice`), which is waited for.
     #[arg(long, env = "KMESH_SE_ATTACH", value_name = "CGROUP")]
     pub attach: Option<PathBuf>,
 
@@ -39,6 +44,10 @@ pub struct AgentArgs {
     /// `kmesh-se exec` enrols one for each command by itself.
     #[arg(long, env = "KMESH_SE_ENROL", value_name = "[NAMESPACE=]CGROUP", value_delimiter = ',')]
     pub enrol: Vec<EnrolArg>,
+
+    /// The pods that are enrolled by label.
+    #[command(flatten)]
+    pub pods: PodArgs,
 
     /// Where the DNS server listens: an address that every enrolled process can reach, and the first of its ports. May be
     /// given once for each family, with the same port; a resolver is captured by the listener of its family. Default:
@@ -180,11 +189,19 @@ pub struct SearchArgs {
 }
 
 impl SearchArgs {
+    /// What is searched on a node that has this search list of its own, which the flags replace.
+    #[must_use]
+    pub fn node_dns(&self, own: Vec<HostName>) -> NodeDns {
+        let given: Vec<_> = self.search.iter().map(|domain| HostName::new(domain)).collect();
+        let cluster_domain = HostName::new(&self.cluster_domain).to_string();
+        NodeDns { cluster_domain, searches: if given.is_empty() { own } else { given } }
+    }
+
     /// The search list; `or` stands for domains that the flags do not give.
     #[must_use]
     pub fn search(&self, or: Vec<HostName>) -> Search {
-        let given: Vec<_> = self.search.iter().map(|domain| HostName::new(domain)).collect();
-        Search::new(Some(HostName::new(&self.cluster_domain)), if given.is_empty() { or } else { given })
+        let NodeDns { cluster_domain, searches } = self.node_dns(or);
+        Search::new(Some(HostName::new(&cluster_domain)), searches)
     }
 }
 

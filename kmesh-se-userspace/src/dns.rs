@@ -4,6 +4,7 @@
 //! change to a query or reply that is not ours, or a resolution of its own.
 
 mod answer;
+mod clients;
 mod config;
 mod forward;
 mod handed;
@@ -22,6 +23,7 @@ pub use self::{
         Answer, AnswerData, AnswerRecord, Decision, QueryType, TTL_SECS, Transport, Waited, answer, query,
         server_failure,
     },
+    clients::{Access, Client, ClientTable, Clients},
     config::{DnsConfig, DnsError, MAX_RESOLVERS},
     forward::is_reply_to,
     handed::{HandedBlock, HandedSocket},

@@ -122,6 +122,9 @@ pub struct ExplainRequest {
     pub namespace: String,
     /// A client's cgroup.
     pub cgroup: Option<String>,
+    /// A client that is a pod of this node: `namespace/name`.
+    #[serde(default)]
+    pub pod: Option<String>,
     /// Only UDP.
     pub udp: bool,
 }

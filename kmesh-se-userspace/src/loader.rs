@@ -5,6 +5,7 @@
 
 mod features;
 mod pins;
+mod rivals;
 
 use std::{
     fs, io,
@@ -23,6 +24,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 pub use self::{
     features::{Feature, missing_features},
     pins::Pins,
+    rivals::{others_at, rivals},
 };
 use crate::{enrol::Cgroup, sink::Capacities, sys};
 

@@ -270,6 +270,12 @@ impl<M: Maps> Sink<M> {
         self.workloads.iter().map(|(cgroup, (_, enrolment))| (*cgroup, enrolment))
     }
 
+    /// As what a cgroup is enrolled.
+    #[must_use]
+    pub fn enrolment(&self, cgroup: u64) -> Option<&Enrolment> {
+        self.workloads.get(&cgroup).map(|(_, enrolment)| enrolment)
+    }
+
     /// The namespace of a scope id.
     #[must_use]
     pub fn namespace_of(&self, scope: u32) -> Option<&Namespace> {

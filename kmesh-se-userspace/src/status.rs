@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::desired::AddressRange;
 
 pub use self::inventory::{
-    BackendRow, BackendUse, Backends, NameRow, Names, SourceRow, WorkloadRow, Workloads,
+    BackendRow, BackendUse, Backends, NameRow, Names, PodRow, SourceRow, WorkloadRow, Workloads,
 };
 pub use self::trace::TraceEvent;
 
@@ -41,6 +41,9 @@ pub struct Status {
     pub routes: Vec<RouteStatus>,
     /// How many cgroups are enrolled.
     pub workloads: usize,
+    /// The pods of this node; none when pods are not enrolled.
+    #[serde(default)]
+    pub pods: Option<PodsStatus>,
     /// How full the maps are.
     pub maps: Vec<MapStatus>,
     /// Hosts that are not wholly programmed.
@@ -114,6 +117,31 @@ pub struct ProgramsStatus {
     pub cgroup: String,
     /// Each program with its id in the kernel.
     pub programs: Vec<ProgramStatus>,
+    /// Programs of others at the same hooks, here or at a cgroup above.
+    #[serde(default)]
+    pub others: Vec<OtherProgram>,
+    /// What does the same as this agent on this node, one sentence each.
+    #[serde(default)]
+    pub rivals: Vec<String>,
+}
+
+/// Part of [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodsStatus {
+    /// How many are enrolled.
+    pub enrolled: usize,
+    /// How many are not, by reason.
+    pub left_alone: BTreeMap<String, usize>,
+}
+
+/// Another program of the cgroup or of one above it, which also sees connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OtherProgram {
+    /// Its name, as far as the kernel keeps it.
+    pub name: String,
+    /// Its id in the kernel.
+    pub id: u32,
 }
 
 /// One program.

@@ -1,7 +1,7 @@
 //! The calls of `bpf(2)` and `mmap(2)` that aya does not offer.
 //!
 //! In: descriptors and paths. Out: an array map mapped into memory, a grace period waited for, a pinned link opened and led
-//! to another program. Never: a look at what the values mean.
+//! to another program, the programs of a cgroup. Never: a look at what the values mean.
 
 use std::{
     ffi::CString,
@@ -84,8 +84,10 @@ pub(crate) struct GracePeriod {
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
@@ -151,6 +153,47 @@ pub(crate) struct CgroupLinkInfo {
     pub(crate) cgroup: u64,
     attach_type: u32,
     _pad2: u32,
+}
+
+/// The head of `union bpf_attr` for `BPF_PROG_QUERY`.
+#[repr(C)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    _pad: u32,
+}
+
+/// The hook of `connect` over IPv4.
+pub(crate) const CGROUP_INET4_CONNECT: u32 = 10;
+/// The hook of `connect` over IPv6.
+pub(crate) const CGROUP_INET6_CONNECT: u32 = 11;
+/// More programs than the kernel lets attach to a hook of one cgroup.
+const PROGRAMS_MAX: usize = 256;
+
+/// The ids of the programs that run at a hook for processes of a cgroup: its own and those of the cgroups above it.
+pub(crate) fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0u32; PROGRAMS_MAX];
+    let mut query = ProgramQuery {
+        target: cgroup.as_raw_fd().unsigned_abs(),
+        attach_type,
+        query_flags: BPF_F_QUERY_EFFECTIVE,
+        attach_flags: 0,
+        programs: ids.as_mut_ptr() as u64,
+        count: PROGRAMS_MAX as u32,
+        _pad: 0,
+    };
+    // SAFETY: the head of the `bpf_attr` for this command, whose array has as many elements as it says; the kernel writes
+    // into both.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<ProgramQuery>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ids.into_iter().take(query.count as usize).collect())
 }
 
 /// Opens what is pinned at `path`.

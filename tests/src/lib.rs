@@ -5,9 +5,8 @@
 //!
 //! The rooms, from the ground up: [`poll`] waits on conditions, [`clean`] owns what a run makes and removes
 //! it, [`netns`] and [`cgroup`] make it, [`servers`] answer in it, [`topology`] puts it together,
-//! [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is all of it. [`sockets`] is a
-//! smaller stage, for tests of single system calls.
-//! [`oci`] makes container images.
+//! [`pods`] makes what a kubelet makes, [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is
+//! all of it. [`sockets`] is a smaller stage, for tests of single system calls. [`oci`] makes container images.
 //! Beside them, for `cargo xtask bench`: [`load`] makes traffic and measures it, [`bench`] is where that happens.
 
 pub mod agent;
@@ -19,6 +18,7 @@ pub mod entries;
 pub mod load;
 pub mod netns;
 pub mod oci;
+pub mod pods;
 pub mod poll;
 pub mod servers;
 pub mod sockets;

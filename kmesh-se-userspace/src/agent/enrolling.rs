@@ -1,4 +1,4 @@
-//! Who is handled: the cgroups of the flags, and those of commands.
+//! Who is handled: the cgroups of the flags, those of commands, and what an earlier agent left.
 //!
 //! In: cgroups and namespaces. Out: enrolments, with DNS listeners for their namespaces. Never: a cgroup that is made or
 //! removed here.
@@ -9,7 +9,8 @@ use super::Agent;
 use crate::{desired::Scope, enrol::Cgroup, model::Namespace, sink::Enrolment};
 
 impl Agent {
-    /// Goes on with the commands that an earlier agent enrolled; what else it enrolled is for the flags to say again.
+    /// Goes on with the commands that an earlier agent enrolled, and keeps its pods until the source has told of them; what
+    /// else it enrolled is for the flags to say again.
     pub(super) async fn enrol_again(&mut self, cgroups: &BTreeMap<u64, Cgroup>) -> anyhow::Result<()> {
         for cgroup in cgroups.values() {
             // Their names tell it, and not the maps, which may be of another layout or size.
@@ -20,11 +21,27 @@ impl Agent {
         }
         let configured: BTreeSet<u64> =
             self.args.enrol.iter().filter_map(|arg| Cgroup::open(&arg.cgroup).ok()).map(|c| c.id).collect();
-        let enrolled: Vec<_> = self.reconciler.sink().workloads().map(|(id, _)| id).collect();
-        for id in enrolled {
-            let is_command = cgroups.get(&id).is_some_and(|cgroup| cgroup.command_namespace().is_some());
-            if !is_command && !configured.contains(&id) {
-                self.reconciler.sink_mut().unenrol(id)?;
+        if let Some(pods) = &mut self.pods {
+            pods.set_configured(configured.clone());
+        }
+        let enrolled =
+            self.reconciler.sink().workloads().map(|(id, e)| (e.dns_port, id, e.namespace.clone()));
+        let mut enrolled: Vec<_> = enrolled.collect();
+        // In the order of their ports, most namespaces get the same ones again.
+        enrolled.sort();
+        for (_, id, namespace) in enrolled {
+            let cgroup = cgroups.get(&id);
+            let is_command = cgroup.is_some_and(|cgroup| cgroup.command_namespace().is_some());
+            if is_command || configured.contains(&id) {
+                continue;
+            }
+            let is_pod = self.pods.as_ref().is_some_and(|own| own.pods.has_cgroup(id));
+            match (cgroup, namespace, &mut self.pods) {
+                (Some(cgroup), Some(namespace), Some(pods)) if is_pod => {
+                    pods.keep(id);
+                    self.enrol(cgroup, &namespace).await?;
+                }
+                _ => self.reconciler.sink_mut().unenrol(id)?,
             }
         }
         Ok(())
@@ -32,6 +49,9 @@ impl Agent {
 
     /// Enrols the cgroups of the flags, and exempts the agent's own if one of them contains it.
     pub(super) async fn enrol_configured(&mut self) -> anyhow::Result<()> {
+        if self.args.enrol.is_empty() {
+            return Ok(());
+        }
         let own = Cgroup::own()?;
         for arg in self.args.enrol.clone() {
             let cgroup = Cgroup::open(&arg.cgroup)?;
@@ -68,6 +88,9 @@ impl Agent {
             self.save_ids();
         }
         let enrolment = Enrolment { level: cgroup.level, namespace: Some(namespace.clone()), dns_port };
+        if self.reconciler.sink().enrolment(cgroup.id) == Some(&enrolment) {
+            return Ok(());
+        }
         self.reconciler.sink_mut().enrol(cgroup.id, enrolment)?;
         tracing::info!(cgroup = %cgroup.path.display(), namespace = %namespace, "enrolled");
         Ok(())

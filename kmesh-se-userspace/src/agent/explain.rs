@@ -6,9 +6,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::Path,
+    path::PathBuf,
 };
 
+use anyhow::Context;
 use kmesh_se_common::{
     addr,
     maps::{
@@ -26,7 +27,7 @@ use crate::{
         Facts, FailureFacts, LiveBackend, LiveService, Lookup, NameFacts, RejectedFacts, SourceFacts,
         Trouble, explain, shares,
     },
-    model::{EndpointAddress, Entry, ExportTo, HostName, Namespace, Transport},
+    model::{EndpointAddress, Entry, ExportTo, HostName, Kind, Namespace, ObjectRef, Transport},
     resolve::{NO_ADDRESS, NO_SUCH_NAME},
     sink::{MapError, range_at, unlisted_of},
 };
@@ -40,6 +41,7 @@ impl Agent {
         let (client, live) = self.client(request)?;
         let namespace = match &client {
             Client::Cgroup { enrolled: Some(EnrolledAs { namespace: Some(namespace), .. }), .. } => namespace,
+            Client::Pod { pod, .. } => pod.split_once('/').map_or(pod.as_str(), |(namespace, _)| namespace),
             _ => &request.namespace,
         };
         let namespace = Namespace::new(namespace);
@@ -85,7 +87,17 @@ impl Agent {
     /// Who asks; for a cgroup also the element of the kernel's map that applies to it.
     fn client(&self, request: &ExplainRequest) -> anyhow::Result<(Client, Option<Workload>)> {
         let sink = self.reconciler.sink();
-        let Some(path) = &request.cgroup else {
+        let of_pod = match &request.pod {
+            None => None,
+            Some(pod) => match self.explained_pod(pod)? {
+                Ok(path) => Some(path),
+                Err((reason, message)) => {
+                    let reason = reason.to_owned();
+                    return Ok((Client::Pod { pod: pod.clone(), reason, message }, None));
+                }
+            },
+        };
+        let Some(path) = of_pod.or_else(|| request.cgroup.as_ref().map(PathBuf::from)) else {
             let namespace = Namespace::new(&request.namespace);
             let is_of = |workload: &Workload| {
                 workload.flags & WORKLOAD_EXEMPT == 0 && sink.namespace_of(workload.scope) == Some(&namespace)
@@ -94,7 +106,7 @@ impl Agent {
                 sink.maps().read_workloads()?.iter().filter(|(_, workload)| is_of(workload)).count();
             return Ok((Client::Anybody { enrolled }, None));
         };
-        let cgroup = Cgroup::open(Path::new(path))?;
+        let cgroup = Cgroup::open(&path)?;
         let shown = cgroup.path.display().to_string();
         for at in cgroup.with_ancestors() {
             let Some(live) = sink.maps().read_workload(at.id)? else { continue };
@@ -108,6 +120,15 @@ impl Agent {
             return Ok((Client::Cgroup { path: shown, enrolled: Some(enrolled) }, Some(live)));
         }
         Ok((Client::Cgroup { path: shown, enrolled: None }, None))
+    }
+
+    /// The cgroup of an enrolled pod, or why it is not enrolled.
+    fn explained_pod(&self, pod: &str) -> anyhow::Result<Result<PathBuf, (&'static str, String)>> {
+        let own = self.pods.as_ref().context("this agent does not enrol pods: see --enrol-pods")?;
+        let (namespace, name) = pod.split_once('/').context("a pod is written as NAMESPACE/NAME")?;
+        let reference =
+            ObjectRef { kind: Kind::Pod, namespace: Namespace::new(namespace), name: name.into() };
+        own.client(&reference).with_context(|| format!("no pod {pod} is known on this node"))
     }
 
     fn scopes(&self, namespace: &Namespace, live: Option<Workload>) -> Scopes {

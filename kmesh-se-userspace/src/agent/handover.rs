@@ -254,6 +254,7 @@ impl Agent {
         let Some(mut taken) = self.taken.take() else { return Ok(()) };
         self.door.open();
         self.attach.is_ours |= taken.manifest.attach_is_ours;
+        self.enrol_pods().await;
         self.reconcile();
         self.until_resolved(inputs).await;
         self.attach().await?;

@@ -93,6 +93,7 @@ impl Agent {
             let path = paths.get(&id);
             let processes = path.and_then(|path| fs::read_to_string(path.join("cgroup.procs")).ok());
             WorkloadRow {
+                pod: self.pod_of(id),
                 id,
                 cgroup: path.map(|path| path.display().to_string()),
                 processes: processes.map(|text| text.lines().count()),
@@ -103,7 +104,7 @@ impl Agent {
                 exempt: enrolment.namespace.is_none(),
             }
         });
-        Workloads { workloads: rows.collect() }
+        Workloads { workloads: rows.collect(), pods_left_alone: self.pods_left_alone() }
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! In: flags. Out: the cgroup; its end, and that of the pins, when no program uses them. Never: an enrolment.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::handover::Taken;
 use crate::{
@@ -10,6 +13,9 @@ use crate::{
     enrol::{self, Cgroup},
     loader::{self, Pins},
 };
+
+/// How often a cgroup is looked for that is not there.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// The cgroup that the programs are attached to, and whether it is ours to remove.
 pub(super) struct AttachCgroup {
@@ -19,18 +25,52 @@ pub(super) struct AttachCgroup {
 }
 
 impl AttachCgroup {
-    /// Opens the cgroup of the flags, made if it is not there. Unless another agent is taken over from, the empty cgroups of
+    /// Opens the cgroup at `path`, made if it is not there. Unless another agent is taken over from, the empty cgroups of
     /// commands in it go.
-    pub(super) fn open(args: &AgentArgs, taken: Option<&Taken>) -> anyhow::Result<Self> {
-        let mount = enrol::cgroup2_mount().ok_or(enrol::CgroupError::NotMounted)?;
-        let path = args.attach.clone().unwrap_or_else(|| mount.join("kmesh-se"));
-        loader::check_place(&path)?;
-        let (cgroup, created) = Cgroup::open_or_create(&path)?;
+    pub(super) fn open(args: &AgentArgs, path: &Path, taken: Option<&Taken>) -> anyhow::Result<Self> {
+        loader::check_place(path)?;
+        let (cgroup, created) = Cgroup::open_or_create(path)?;
         match taken {
             Some(taken) => taken.check_attach(&cgroup.path)?,
             None => drop(enrol::remove_command_cgroups(&cgroup.path)),
         }
-        Ok(Self { cgroup, is_ours: created || args.attach.is_none(), is_new: created })
+        let is_of_pods = args.pods.enrol_pods && !created;
+        Ok(Self { cgroup, is_ours: created || (args.attach.is_none() && !is_of_pods), is_new: created })
+    }
+}
+
+/// The cgroup that the flags mean. That of all pods may not be there yet; it is waited for.
+pub(super) async fn attach_path(args: &AgentArgs) -> anyhow::Result<PathBuf> {
+    let mount = enrol::hierarchy()?;
+    match &args.attach {
+        Some(path) => Ok(path.clone()),
+        None if args.pods.enrol_pods => cgroup_of_pods(&mount).await,
+        None => Ok(mount.join("kmesh-se")),
+    }
+}
+
+async fn cgroup_of_pods(mount: &Path) -> anyhow::Result<PathBuf> {
+    let mut is_told = false;
+    loop {
+        match enrol::first_directories(mount).as_slice() {
+            [path] => return Ok(path.clone()),
+            [] => {}
+            several => {
+                let shown: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+                anyhow::bail!(
+                    "{} cgroups of pods: {}; give --attach one of them",
+                    several.len(),
+                    shown.join(", ")
+                );
+            }
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!(
+                below = %mount.display(),
+                "no cgroup of pods (kubepods, kubepods.slice): waiting until the kubelet makes it"
+            );
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kmesh_se_common::addr;
 
-use super::{Agent, Programs, events};
+use super::{Agent, Programs, events, pods::PodEnrolments};
 use crate::{
     admin::Query,
     desired::{Backend, Frontend, ServiceKey},
     enrol::Cgroup,
+    loader,
     model::{Issue, Namespace, Transport, is_namespace},
     status::{
         BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus,
-        ObjectStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus, RouteStatus,
-        ServiceStatus, Services, SourceStatus, Status,
+        ObjectStatus, OtherProgram, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus,
+        RouteStatus, ServiceStatus, Services, SourceStatus, Status,
     },
 };
 
@@ -57,6 +58,7 @@ impl Agent {
             drop(cgroup.remove());
             return Err(error);
         }
+        self.publish_clients();
         Ok(ExecAnswer { cgroup: cgroup.path.display().to_string() })
     }
 
@@ -65,6 +67,7 @@ impl Agent {
         if let Err(error) = self.reconciler.sink_mut().unenrol(cgroup.id) {
             tracing::warn!(cgroup = %cgroup.path.display(), %error, "could not remove an enrolment");
         }
+        self.publish_clients();
         if let Err(error) = cgroup.remove() {
             tracing::warn!(%error, "a cgroup stays");
         }
@@ -95,6 +98,9 @@ impl Agent {
         }
         unhealthy_because
             .extend(failures.iter().map(|f| format!("{} is not wholly programmed: {}", f.host, f.message)));
+        let not_enrolled = self.pods.iter().flat_map(PodEnrolments::failures);
+        unhealthy_because
+            .extend(not_enrolled.map(|(pod, failure)| format!("{pod} is not enrolled: {}", failure.message)));
         Status {
             healthy: unhealthy_because.is_empty(),
             unhealthy_because,
@@ -106,6 +112,7 @@ impl Agent {
             programs,
             routes,
             workloads: self.reconciler.sink().workloads().count(),
+            pods: self.pods_status(),
             maps: self.map_status(),
             failures,
             dns,
@@ -158,6 +165,11 @@ impl Agent {
                     .iter()
                     .map(|p| ProgramStatus { name: p.name.to_owned(), id: p.id })
                     .collect(),
+                others: loader::others_at(&self.attach.cgroup, loaded)
+                    .into_iter()
+                    .map(|(id, name)| OtherProgram { name, id })
+                    .collect(),
+                rivals: loader::rivals(&self.attach.cgroup, loaded, &self.args.pin),
             },
             Programs::Loaded(_) | Programs::Gone => ProgramsStatus::default(),
         }

@@ -107,6 +107,7 @@ impl Agent {
             outcome: events::reason(event.outcome).to_owned(),
             pid: event.pid,
             comm: connected.map(|connected| until_zero(&connected.comm)),
+            pod: sink.cgroup_of(event.workload).and_then(|cgroup| self.pod_of(cgroup)),
             namespace: sink.namespace_of(event.scope).map(ToString::to_string).unwrap_or_default(),
             address: addr::to_ip(event.addr),
             port: event.port,

@@ -27,7 +27,8 @@ pub struct Args {
     #[command(flatten)]
     admin: AdminArgs,
 
-    /// The cgroup that the agent was attached to. Default: `kmesh-se` below the cgroup2 mount.
+    /// The cgroup that the agent was attached to. Default: `kmesh-se` below the cgroup2 mount, and the
+    /// cgroup of all pods.
     #[arg(long, env = "KMESH_SE_ATTACH", value_name = "CGROUP")]
     pub attach: Option<PathBuf>,
 
@@ -62,8 +63,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
         report.removed.push(args.pin.display().to_string());
     }
     remove_routes(&mut report)?;
-    let default = || enrol::cgroup2_mount().map(|mount| mount.join("kmesh-se"));
-    if let Some(cgroup) = args.attach.or_else(default) {
+    for cgroup in args.attach.map_or_else(default_places, |path| vec![path]) {
         remove_cgroups(&cgroup, &mut report)?;
     }
     remove_file(socket, &mut report)?;
@@ -79,6 +79,14 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     }
     output.print(&report, text)?;
     Ok(if report.left.is_empty() { Answer::Yes } else { Answer::No })
+}
+
+/// Where an agent without `--attach` is attached, with pods and without.
+fn default_places() -> Vec<PathBuf> {
+    let Some(mount) = enrol::cgroup2_mount() else { return Vec::new() };
+    let mut places = enrol::first_directories(&mount);
+    places.push(mount.join("kmesh-se"));
+    places
 }
 
 fn remove_routes(report: &mut Report) -> anyhow::Result<()> {

@@ -21,14 +21,14 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  kmesh-se explain httpbin.org\n  kmesh-se explain 240.240.0.1:80\n  \
-    kmesh-se explain --pid 4711 db.example.com:5432"
+    kmesh-se explain --pid 4711 db.example.com:5432\n  kmesh-se explain --pod shop/web-0 db.example.com"
 )]
 pub struct Args {
     /// What a client would dial: HOST, HOST:PORT, an address, IPV4:PORT or [IPV6]:PORT. Without a port, all that there are.
     #[arg(value_name = "HOST|IP[:PORT]", value_parser = target)]
     target: String,
 
-    /// Whose view; --pid and --cgroup bring their own.
+    /// Whose view; --pid, --cgroup and --pod bring their own.
     #[arg(short, long, env = "KMESH_SE_NAMESPACE", default_value = "default", value_name = "NS")]
     namespace: String,
 
@@ -44,8 +44,19 @@ pub struct Args {
     #[arg(long, env = "KMESH_SE_CGROUP", value_name = "PATH")]
     cgroup: Option<PathBuf>,
 
+    /// The same for a pod of this node: is it enrolled, what does it see, and if not, why?
+    #[arg(long, env = "KMESH_SE_POD", value_name = "NS/POD", conflicts_with_all = ["pid", "cgroup"], value_parser = pod)]
+    pod: Option<String>,
+
     #[command(flatten)]
     admin: AdminArgs,
+}
+
+fn pod(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("a pod is written as NAMESPACE/NAME".to_owned()),
+    }
 }
 
 fn target(text: &str) -> Result<String, String> {
@@ -66,6 +77,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
         target: args.target,
         namespace: args.namespace,
         cgroup: cgroup.map(|path| path.display().to_string()),
+        pod: args.pod,
         udp: args.udp,
     };
     let explanation: Explanation = block_on(args.admin.client().post("/explain", &request))?;

@@ -11,7 +11,7 @@ use super::{Answer, Output, Text, offline::Offline};
 use crate::{
     config::SearchArgs,
     desired,
-    dns::{self, NameTable, QueryType},
+    dns::{self, Client, NameTable, QueryType},
     model::{HostName, Namespace, Place},
 };
 
@@ -54,7 +54,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
 fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::Result<Answer> {
     let offline = Offline::read(&args.files, args.hosts.as_deref(), Place::default(), stdin)?;
     let vips = offline.vips();
-    let table = NameTable::new(args.search.search(Vec::new()));
+    let table = NameTable::default();
     for host in offline.snapshot.hosts() {
         let built = desired::host(offline.known(&vips), host);
         table.set(host.clone(), Some(built.names));
@@ -65,7 +65,8 @@ fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::R
         let built = desired::concrete(offline.known(&vips), own, host);
         table.set_concrete(host, Some((built.concrete, true)));
     }
-    let answer = dns::query(&table, &namespace, &HostName::new(&args.name), args.record_type);
+    let client = Client { namespace: &namespace, search: &args.search.search(Vec::new()) };
+    let answer = dns::query(&table, client, &HostName::new(&args.name), args.record_type);
     output.print(&answer, text)?;
     Ok(if answer.forwarded { Answer::No } else { Answer::Yes })
 }

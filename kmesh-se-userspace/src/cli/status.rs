@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use super::{AdminArgs, Answer, Mood, Output, Text, block_on};
+use super::{AdminArgs, Answer, Mood, Output, Text, block_on, visible};
 use crate::status::Status;
 
 /// Show whether the agent is healthy, and what it holds.
@@ -68,7 +68,21 @@ fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
             }
         }
     }
+    for rival in &programs.rivals {
+        writeln!(out, "  {} {rival}", paint.mood(Mood::Warning, "warning"))?;
+    }
+    if !programs.others.is_empty() {
+        let others: Vec<_> =
+            programs.others.iter().map(|other| format!("{} ({})", visible(&other.name), other.id)).collect();
+        writeln!(out, "others    {}", others.join(", "))?;
+    }
     writeln!(out, "enrolled  {} cgroups", status.workloads)?;
+    if let Some(pods) = &status.pods {
+        let left: Vec<_> =
+            pods.left_alone.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        let left = if left.is_empty() { String::new() } else { format!("; left alone: {}", left.join(", ")) };
+        writeln!(out, "pods      {} enrolled{left}", pods.enrolled)?;
+    }
     let dns = &status.dns;
     let count = |name: &str| dns.queries.get(name).copied().unwrap_or_default();
     writeln!(

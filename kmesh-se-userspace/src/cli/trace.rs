@@ -22,6 +22,10 @@ pub struct Args {
     #[arg(long, env = "KMESH_SE_HOST", value_name = "HOST")]
     host: Option<String>,
 
+    /// Only connections of this pod; without a namespace, of every pod of this name.
+    #[arg(long, env = "KMESH_SE_POD", value_name = "[NS/]POD")]
+    pod: Option<String>,
+
     /// Only refusals.
     #[arg(long, env = "KMESH_SE_FAILURES")]
     failures: bool,
@@ -40,11 +44,14 @@ pub struct Args {
 /// When no agent answers, or stdout cannot be written.
 pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     let host = args.host.map(|host| HostName::new(&host).to_string());
+    let pod = args.pod;
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut result = Ok(true);
     let take = |event: TraceEvent| {
-        let is_wanted = host.is_none() || event.host == host;
-        if is_wanted && (event.is_failure() || !args.failures) {
+        let is_host = host.is_none() || event.host == host;
+        let is_pod =
+            pod.as_deref().is_none_or(|pod| event.pod.as_deref().is_some_and(|of| is_called(of, pod)));
+        if is_host && is_pod && (event.is_failure() || !args.failures) {
             result = output.line(&event, text);
             left -= 1;
         }
@@ -53,6 +60,11 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     block_on(args.admin.client().lines("/trace", take)).context("the trace ended")?;
     result?;
     Ok(Answer::Yes)
+}
+
+/// Whether the pod `namespace/name` is meant by `name`, or by both.
+fn is_called(pod: &str, wanted: &str) -> bool {
+    pod == wanted || pod.split_once('/').is_some_and(|(_, name)| name == wanted)
 }
 
 fn text(event: &TraceEvent, out: &mut Text<'_>) -> io::Result<()> {
@@ -65,14 +77,14 @@ fn text(event: &TraceEvent, out: &mut Text<'_>) -> io::Result<()> {
     };
     let comm = event.comm.as_deref().map(|comm| format!(" ({})", visible(comm))).unwrap_or_default();
     let host = event.host.as_deref().unwrap_or("an address that no entry has");
+    let client = visible(event.pod.as_ref().unwrap_or(&event.namespace));
     let outcome = out.paint.mood(mood, &event.outcome);
     writeln!(
         out,
-        "{:.3} {outcome} {} {dialled}{way} {} by pid {}{comm} in {}",
+        "{:.3} {outcome} {} {dialled}{way} {} by pid {}{comm} in {client}",
         event.time,
         event.protocol,
         visible(host),
         event.pid,
-        visible(&event.namespace)
     )
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use super::{AdminArgs, Answer, Cell, Mood, Output, Table, Text, block_on};
 use crate::status::Workloads;
 
-/// Show the enrolled cgroups.
+/// Show the enrolled cgroups, and which pods of this node are not enrolled, and why.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -26,12 +26,14 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
 
 fn text(workloads: &Workloads, out: &mut Text<'_>) -> io::Result<()> {
     if workloads.workloads.is_empty() {
-        return writeln!(
+        writeln!(
             out,
-            "Nothing is enrolled: run a command with kmesh-se exec, or give the agent --enrol."
-        );
+            "Nothing is enrolled: label a namespace istio.io/dataplane-mode=Kmesh, run a command with kmesh-se exec, or \
+             give the agent --enrol."
+        )?;
+        return left_alone(workloads, out);
     }
-    let mut table = Table::new(["NAMESPACE", "ID", "LEVEL", "DNS PORT", "PROCESSES", "CGROUP"]);
+    let mut table = Table::new(["NAMESPACE", "POD", "ID", "LEVEL", "DNS PORT", "PROCESSES", "CGROUP"]);
     for workload in &workloads.workloads {
         let namespace = match &workload.namespace {
             Some(namespace) => Cell::from(namespace.as_str()),
@@ -43,6 +45,7 @@ fn text(workloads: &Workloads, out: &mut Text<'_>) -> io::Result<()> {
         };
         table.row([
             namespace,
+            Cell::from(pod_name(workload.pod.as_deref())),
             Cell::from(workload.id.to_string()),
             Cell::from(workload.level.to_string()),
             Cell::from(workload.dns_port.map(|port| port.to_string()).unwrap_or_default()),
@@ -50,5 +53,28 @@ fn text(workloads: &Workloads, out: &mut Text<'_>) -> io::Result<()> {
             path,
         ]);
     }
+    table.write(out)?;
+    left_alone(workloads, out)
+}
+
+/// The pods that are not enrolled.
+fn left_alone(workloads: &Workloads, out: &mut Text<'_>) -> io::Result<()> {
+    if workloads.pods_left_alone.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let mut table = Table::new(["POD NOT ENROLLED", "REASON", "WHY"]);
+    for row in &workloads.pods_left_alone {
+        table.row([
+            Cell::from(row.pod.as_str()),
+            Cell::with_mood(row.reason.as_str(), Mood::Warning),
+            Cell::from(row.message.as_str()),
+        ]);
+    }
     table.write(out)
+}
+
+/// The second half of `namespace/name`.
+fn pod_name(pod: Option<&str>) -> &str {
+    pod.and_then(|pod| pod.split_once('/')).map(|(_, name)| name).unwrap_or_default()
 }

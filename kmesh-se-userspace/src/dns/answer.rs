@@ -18,11 +18,8 @@ use hickory_proto::{
 use rand::seq::SliceRandom;
 use serde::{Serialize, Serializer};
 
-use super::{Found, NameTable};
-use crate::{
-    desired::NameView,
-    model::{HostName, Namespace},
-};
+use super::{Client, Found, NameTable};
+use crate::{desired::NameView, model::HostName};
 
 /// How long a client may keep one of our answers, or that there is none.
 pub const TTL_SECS: u32 = 30;
@@ -159,11 +156,11 @@ fn rcode<S: Serializer>(code: &ResponseCode, serializer: S) -> Result<S::Ok, S::
     }
 }
 
-/// What a client of `namespace` would be told about `name`.
+/// What a client would be told about `name`.
 #[must_use]
-pub fn query(table: &NameTable, namespace: &Namespace, name: &HostName, record_type: QueryType) -> Answer {
+pub fn query(table: &NameTable, client: Client<'_>, name: &HostName, record_type: QueryType) -> Answer {
     let mut answers = Vec::new();
-    let found = match table.lookup(namespace, name) {
+    let found = match table.lookup(client, name) {
         Found::OnDemand { name, so_far: Some(view) } => Found::Ours { name, view },
         Found::OnDemand { so_far: None, .. } => Found::NotOurs,
         found => found,
@@ -185,11 +182,11 @@ pub fn query(table: &NameTable, namespace: &Namespace, name: &HostName, record_t
     Answer { rcode: ResponseCode::NoError, authoritative: is_ours, answers, forwarded: !is_ours }
 }
 
-/// Decides about the query in `message` of a client of `namespace`.
+/// Decides about the query of a client in `message`.
 #[must_use]
 pub fn answer(
     table: &NameTable,
-    namespace: &Namespace,
+    client: Client<'_>,
     transport: Transport,
     message: &[u8],
     waited: Waited,
@@ -220,7 +217,7 @@ pub fn answer(
         return Decision::Forward;
     }
     let Some(name) = host_name(&question.name) else { return Decision::Forward };
-    let (name, view) = match (table.lookup(namespace, &name), waited) {
+    let (name, view) = match (table.lookup(client, &name), waited) {
         (Found::Ours { name, view }, _) => (name, view),
         (Found::OnDemand { name, .. }, Waited::NotYet) => return Decision::Ask(name),
         (Found::OnDemand { name, so_far: Some(view) }, _) => (name, view),
@@ -242,13 +239,23 @@ pub fn answer(
 /// A reply to `message` that says only that we could not get an answer; none if it is no query.
 #[must_use]
 pub fn server_failure(message: &[u8]) -> Option<Vec<u8>> {
+    only_code(message, ResponseCode::ServFail)
+}
+
+/// A reply to `message` that says only that its sender gets no answer here; none if it is no query.
+#[must_use]
+pub(super) fn refusal(message: &[u8]) -> Option<Vec<u8>> {
+    only_code(message, ResponseCode::Refused)
+}
+
+fn only_code(message: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
     let mut decoder = BinDecoder::new(message);
     let header = Header::read(&mut decoder).ok()?;
     if header.message_type == MessageType::Response {
         return None;
     }
     let question = (header.counts.queries == 1).then(|| Query::read(&mut decoder).ok()).flatten();
-    match refuse(&header, ResponseCode::ServFail, question.as_ref()) {
+    match refuse(&header, code, question.as_ref()) {
         Decision::Reply(reply) => Some(reply),
         Decision::Forward | Decision::Ask(_) | Decision::Drop => None,
     }

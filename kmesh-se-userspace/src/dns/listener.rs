@@ -1,9 +1,9 @@
 //! The loops behind one port.
 //!
-//! In: queries to that port. Out: replies from it. Never: a namespace guessed from a source address.
+//! In: queries to that port. Out: replies from it. Never: a namespace guessed from a source address, which can only refuse.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
         Arc,
@@ -20,8 +20,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Ask, Decision, Transport, Waited, answer,
-    answer::server_failure,
+    Access, Ask, Client, Decision, Search, Transport, Waited, answer,
+    answer::{refusal, server_failure},
     forward::forward,
     server::Shared,
     stats::{Counters, count},
@@ -67,8 +67,14 @@ pub(super) struct Listener {
 enum Next {
     Reply(Vec<u8>),
     /// Have addresses made for the name, if there is one, and forward what is not ours then.
-    Later(OwnedSemaphorePermit, Option<HostName>),
+    Later(OwnedSemaphorePermit, Option<Demanded>),
     Nothing,
+}
+
+/// A name on demand, and what the client that asks for it searches.
+struct Demanded {
+    name: HostName,
+    search: Arc<Search>,
 }
 
 impl Listener {
@@ -113,7 +119,7 @@ impl Listener {
                 }
             };
             let query = &buffer[..length];
-            match self.decide(Transport::Udp, query) {
+            match self.decide(Transport::Udp, client.ip(), query) {
                 Next::Reply(reply) => send(&socket, &reply, client).await,
                 Next::Later(permit, name) => {
                     let (listener, socket, query) = (Arc::clone(&self), Arc::clone(&socket), query.to_vec());
@@ -134,11 +140,11 @@ impl Listener {
         self.begin.cancelled().await;
         while let Some(accepted) = self.next(&beat, socket.accept()).await {
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, client)) => {
                     if let Ok(permit) = Arc::clone(&self.shared.connections).try_acquire_owned() {
                         let listener = Arc::clone(&self);
                         self.spawn(async move {
-                            listener.serve_connection(stream).await;
+                            listener.serve_connection(stream, client.ip()).await;
                             drop(permit);
                         });
                     } else {
@@ -154,7 +160,7 @@ impl Listener {
         }
     }
 
-    async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, client: IpAddr) {
         let (mut reader, mut writer) = stream.into_split();
         let (replies, mut unsent) = mpsc::channel::<Vec<u8>>(PIPELINE);
         let idle = self.shared.config.tcp_idle;
@@ -177,7 +183,7 @@ impl Listener {
                 () = self.ending.drain.cancelled() => timeout(DRAINED, &mut read).await,
             };
             let Ok(Ok(Some(query))) = query else { return };
-            match self.decide(Transport::Tcp, &query) {
+            match self.decide(Transport::Tcp, client, &query) {
                 Next::Reply(reply) => {
                     if replies.send(reply).await.is_err() {
                         return;
@@ -201,20 +207,28 @@ impl Listener {
         }
     }
 
-    fn decide(&self, transport: Transport, query: &[u8]) -> Next {
+    fn decide(&self, transport: Transport, client: IpAddr, query: &[u8]) -> Next {
         let counters = &self.shared.counters;
         count(&counters.queries);
-        let name = match self.answer(transport, query, Waited::NotYet) {
-            Decision::Reply(reply) => {
-                count(counter_of(counters, &reply));
-                return Next::Reply(reply);
+        let name = match self.shared.clients.access(&self.namespace, client) {
+            Access::Answer(search) => match self.answer(transport, query, &search, Waited::NotYet) {
+                Decision::Reply(reply) => {
+                    count(counter_of(counters, &reply));
+                    return Next::Reply(reply);
+                }
+                Decision::Drop => {
+                    count(&counters.dropped);
+                    return Next::Nothing;
+                }
+                Decision::Forward => None,
+                Decision::Ask(name) => Some(Demanded { name, search }),
+            },
+            Access::Forward => None,
+            Access::Refuse => {
+                let reply = refusal(query);
+                count(if reply.is_some() { &counters.refused } else { &counters.dropped });
+                return reply.map_or(Next::Nothing, Next::Reply);
             }
-            Decision::Drop => {
-                count(&counters.dropped);
-                return Next::Nothing;
-            }
-            Decision::Forward => None,
-            Decision::Ask(name) => Some(name),
         };
         match Arc::clone(&self.shared.forwards).try_acquire_owned() {
             Ok(permit) => Next::Later(permit, name),
@@ -225,15 +239,16 @@ impl Listener {
         }
     }
 
-    fn answer(&self, transport: Transport, query: &[u8], waited: Waited) -> Decision {
-        answer(&self.shared.table, &self.namespace, transport, query, waited)
+    fn answer(&self, transport: Transport, query: &[u8], search: &Search, waited: Waited) -> Decision {
+        let client = Client { namespace: &self.namespace, search };
+        answer(&self.shared.table, client, transport, query, waited)
     }
 
     /// The reply to a query for which something is to be waited for.
-    async fn later(&self, transport: Transport, query: &[u8], name: Option<HostName>) -> Option<Vec<u8>> {
-        if let Some(name) = name {
+    async fn later(&self, transport: Transport, query: &[u8], demanded: Option<Demanded>) -> Option<Vec<u8>> {
+        if let Some(Demanded { name, search }) = demanded {
             let waited = self.demand(name).await;
-            match self.answer(transport, query, waited) {
+            match self.answer(transport, query, &search, waited) {
                 Decision::Reply(reply) => {
                     count(counter_of(&self.shared.counters, &reply));
                     return Some(reply);

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    DnsConfig, DnsError, DnsListen, DnsStats, HandedBlock, HandedSocket, MAX_RESOLVERS, NameTable,
+    Clients, DnsConfig, DnsError, DnsListen, DnsStats, HandedBlock, HandedSocket, MAX_RESOLVERS, NameTable,
     listener::{Ending, Listener},
     stats::Counters,
 };
@@ -87,6 +87,7 @@ pub(super) struct Shared {
     pub(super) asks: mpsc::Sender<Ask>,
     upstreams: Vec<SocketAddr>,
     pub(super) table: Arc<NameTable>,
+    pub(super) clients: Arc<Clients>,
     pub(super) config: DnsConfig,
     pub(super) counters: Counters,
     pub(super) forwards: Arc<Semaphore>,
@@ -104,7 +105,7 @@ pub enum Farewell {
 }
 
 impl DnsServer {
-    /// A server for the captured resolvers `upstreams` that does not listen yet. It sends to `asks` what clients ask for
+    /// A server for the captured resolvers `upstreams` that does not listen yet, with our names and who may ask for them. It sends to `asks` what clients ask for
     /// that gets its addresses on demand.
     ///
     /// # Errors
@@ -114,6 +115,7 @@ impl DnsServer {
         listen: DnsListen,
         upstreams: Vec<SocketAddr>,
         table: Arc<NameTable>,
+        clients: Arc<Clients>,
         asks: mpsc::Sender<Ask>,
         config: DnsConfig,
     ) -> Result<Self, DnsError> {
@@ -133,6 +135,7 @@ impl DnsServer {
             connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
             upstreams,
             table,
+            clients,
             config,
             counters: Counters::default(),
             started: Instant::now(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 /// Counts since the start. Every query is in exactly one of `answered`, `forwarded`, `failed_upstream`,
-/// `too_slow`, `overloaded`, `malformed` and `dropped` once it is done; one that is under way when its listener closes is in
+/// `too_slow`, `overloaded`, `malformed`, `refused` and `dropped` once it is done; one that is under way when its listener closes is in
 /// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,6 +26,8 @@ pub struct DnsStats {
     pub overloaded: u64,
     /// Answered FORMERR.
     pub malformed: u64,
+    /// Answered REFUSED, because the sender is no client of the namespace whose listener it asked.
+    pub refused: u64,
     /// Not answered: no query, but a reply or less than a header.
     pub dropped: u64,
     /// TCP connections closed at once because too many were open.
@@ -41,6 +43,7 @@ pub(super) struct Counters {
     pub(super) too_slow: AtomicU64,
     pub(super) overloaded: AtomicU64,
     pub(super) malformed: AtomicU64,
+    pub(super) refused: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) refused_connections: AtomicU64,
 }
@@ -60,6 +63,7 @@ impl Counters {
             too_slow: read(&self.too_slow),
             overloaded: read(&self.overloaded),
             malformed: read(&self.malformed),
+            refused: read(&self.refused),
             dropped: read(&self.dropped),
             refused_connections: read(&self.refused_connections),
         }

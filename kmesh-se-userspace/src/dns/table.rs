@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, PoisonError, RwLock},
 };
 
-use super::Search;
+use super::Client;
 use crate::{
     desired::{NameEntry, NameView},
     model::{HostName, Namespace},
@@ -16,7 +16,6 @@ use crate::{
 /// The names that the DNS server answers itself. Readers do not wait for one another.
 #[derive(Debug, Default)]
 pub struct NameTable {
-    search: Search,
     tables: RwLock<Tables>,
     /// The concrete names that were answered, and to whom.
     used: Mutex<BTreeSet<(HostName, Namespace)>>,
@@ -59,12 +58,6 @@ pub enum Found {
 }
 
 impl NameTable {
-    /// An empty table, every name is someone else's, for clients that search these domains.
-    #[must_use]
-    pub fn new(search: Search) -> Self {
-        Self { search, ..Self::default() }
-    }
-
     /// Sets or, with `None`, removes what is answered for one host. `*.example.com` stands for every name
     /// below `example.com`, at any depth.
     pub fn set(&self, name: HostName, entry: Option<NameEntry>) {
@@ -114,14 +107,15 @@ impl NameTable {
         }
     }
 
-    /// What a client of `namespace` sees of `name`: the exact entry of the name or of what is left of it without a domain
-    /// that clients search; else that of the longest wildcard above the first of these that has one. An entry that the
+    /// What a client sees of `name`: the exact entry of the name or of what is left of it without a domain
+    /// that it searches; else that of the longest wildcard above the first of these that has one. An entry that the
     /// namespace does not see does not exist for it; one that it sees and that has no virtual address leaves the name to
     /// the resolver.
     #[must_use]
-    pub fn lookup(&self, namespace: &Namespace, name: &HostName) -> Found {
+    pub fn lookup(&self, client: Client<'_>, name: &HostName) -> Found {
+        let Client { namespace, search } = client;
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let aliases = || self.search.aliases(namespace, name.as_str());
+        let aliases = || search.aliases(namespace, name.as_str());
         let exact = |alias| Some((alias, tables.exact.get(alias)?.view(namespace)?));
         let wildcard = |alias| Some((alias, tables.wildcard_view(namespace, alias)?));
         match aliases().find_map(exact).or_else(|| aliases().find_map(wildcard)) {
@@ -176,11 +170,22 @@ mod tests {
     use super::*;
     use crate::{
         desired::Scope,
-        dns::tests::{entry, only_for, view},
+        dns::{
+            Search,
+            tests::{entry, only_for, view},
+        },
     };
 
+    fn cluster() -> Search {
+        Search::new(Some(HostName::new("cluster.local")), [])
+    }
+
+    fn find(table: &NameTable, search: &Search, namespace: &str, name: &str) -> Found {
+        table.lookup(Client { namespace: &Namespace::new(namespace), search }, &HostName::new(name))
+    }
+
     fn lookup(table: &NameTable, namespace: &str, name: &str) -> Option<String> {
-        match table.lookup(&Namespace::new(namespace), &HostName::new(name)) {
+        match find(table, &cluster(), namespace, name) {
             Found::Ours { view, .. } => Some(view.vips[0].to_string()),
             Found::OnDemand { .. } | Found::NotOurs => None,
         }
@@ -240,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_search_domain_is_stripped_exact_before_wildcard_and_as_asked_first() {
-        let table = NameTable::new(Search::new(Some(HostName::new("cluster.local")), []));
+        let table = NameTable::default();
         for (host, vip) in [
             ("a.com", "240.240.0.1"),
             ("*.com", "240.240.0.2"),
@@ -263,7 +268,7 @@ mod tests {
             ("c.org.cluster.local", Some(("240.240.0.6", "c.org"))),
             ("c.net.cluster.local", None),
         ] {
-            let found = match table.lookup(&Namespace::new("shop"), &HostName::new(name)) {
+            let found = match find(&table, &cluster(), "shop", name) {
                 Found::Ours { name, view } => Some((view.vips[0].to_string(), name.to_string())),
                 Found::OnDemand { .. } | Found::NotOurs => None,
             };
@@ -286,7 +291,7 @@ mod tests {
             entry.views.values_mut().for_each(|view| view.on_demand = true);
             Some(entry)
         };
-        let find = |namespace| table.lookup(&Namespace::new(namespace), &HostName::new("a.b.test"));
+        let find = |namespace| find(&table, &Search::default(), namespace, "a.b.test");
         let (name, used) =
             (HostName::new("a.b.test"), |namespace| (HostName::new("a.b.test"), Namespace::new(namespace)));
         table.set(HostName::new("*.test"), on_demand(None));

@@ -82,6 +82,7 @@ fn listen_at(addresses: &[SocketAddr]) -> DnsListen {
 struct Bench {
     server: DnsServer,
     table: Arc<NameTable>,
+    clients: Arc<Clients>,
     address: SocketAddr,
     asked: mpsc::Receiver<Ask>,
 }
@@ -102,11 +103,19 @@ impl Bench {
         table.set(HostName::new("ours.test"), Some(entry(&["240.240.0.1", "2001:2::1"])));
         let address = free_block(32);
         let (asks, asked) = mpsc::channel(16);
-        let server = DnsServer::new(listen_at(&[address]), upstreams, Arc::clone(&table), asks, config)
-            .expect("a server");
+        let clients = Arc::default();
+        let server = DnsServer::new(
+            listen_at(&[address]),
+            upstreams,
+            Arc::clone(&table),
+            Arc::clone(&clients),
+            asks,
+            config,
+        )
+        .expect("a server");
         let port = server.listen(Namespace::default()).expect("listen");
         assert_eq!(port, address.port());
-        Self { server, table, address, asked }
+        Self { server, table, clients, address, asked }
     }
 
     async fn udp(&self, query: &[u8]) -> Vec<u8> {
@@ -162,6 +171,38 @@ async fn tcp(server: SocketAddr, queries: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 
 fn parse(reply: &[u8]) -> Message {
     Message::from_vec(reply).expect("a readable reply")
+}
+
+#[tokio::test]
+async fn refuses_who_is_no_client_and_forwards_who_was_one() {
+    let upstream = Dnsmasq::start("192.0.2.1 ours.test\n192.0.2.2 a.test\n");
+    let bench = Bench::new(vec![upstream.address()]).await;
+    let query = question(7, "ours.test.", RecordType::A);
+    let own = addresses(&parse(&bench.udp(&query).await));
+    assert_eq!(own, ["240.240.0.1".parse::<IpAddr>().expect("an address")]);
+
+    let mut table = ClientTable::default();
+    table.forward(LOOPBACK, &Namespace::default());
+    bench.clients.set(table);
+    for reply in [bench.udp(&query).await, bench.tcp(&query).await] {
+        assert_eq!(addresses(&parse(&reply)), ["192.0.2.1".parse::<IpAddr>().expect("an address")]);
+    }
+    bench.clients.set(ClientTable::default());
+    for query in [query.clone(), question(7, "a.test.", RecordType::A)] {
+        for reply in [bench.udp(&query).await, bench.tcp(&query).await] {
+            assert_eq!(reply[12..], query[12..], "the question as it was asked");
+            let reply = parse(&reply);
+            assert_eq!((reply.id, reply.response_code), (7, ResponseCode::Refused));
+        }
+    }
+    // A search list of its own.
+    let mut table = ClientTable::default();
+    table.serve(LOOPBACK, &Namespace::default(), &[HostName::new("own.test")]);
+    bench.clients.set(table);
+    let searched = parse(&bench.udp(&question(7, "ours.test.own.test.", RecordType::A)).await);
+    assert!(addresses(&searched).contains(&own[0]), "{searched:?}");
+    let stats = bench.server.stats();
+    assert_eq!((stats.queries, stats.answered, stats.forwarded, stats.refused), (8, 2, 2, 4));
 }
 
 #[tokio::test]
@@ -369,8 +410,15 @@ async fn says_which_port_is_in_use() {
     let taken = UdpSocket::bind(second).expect("take a port");
     let table = Arc::new(NameTable::default());
     let resolvers = vec![free_port(), free_port()];
-    let server = DnsServer::new(listen_at(&[address]), resolvers, table, nobody(), DnsConfig::default())
-        .expect("a server");
+    let server = DnsServer::new(
+        listen_at(&[address]),
+        resolvers,
+        table,
+        Arc::default(),
+        nobody(),
+        DnsConfig::default(),
+    )
+    .expect("a server");
     let error = server.listen(Namespace::default()).expect_err("the port is taken");
     let DnsError::PortInUse { addr, port, source } = &error else { panic!("{error}") };
     assert_eq!((*addr, *port, source.kind()), (LOOPBACK, second.port(), std::io::ErrorKind::AddrInUse));
@@ -402,7 +450,7 @@ async fn refuses_impossible_configurations() {
     let new = |port, count| {
         let upstreams = vec![SocketAddr::new(LOOPBACK, 53); count];
         let listen = listen_at(&[SocketAddr::new(LOOPBACK, port)]);
-        DnsServer::new(listen, upstreams, Arc::default(), nobody(), DnsConfig::default())
+        DnsServer::new(listen, upstreams, Arc::default(), Arc::default(), nobody(), DnsConfig::default())
             .err()
             .map(|error| error.reason())
     };

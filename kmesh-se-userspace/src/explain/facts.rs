@@ -117,6 +117,15 @@ pub enum Client {
         /// Enrolled cgroups of this namespace.
         enrolled: usize,
     },
+    /// A pod that is not enrolled.
+    Pod {
+        /// `namespace/name`.
+        pod: String,
+        /// CamelCase code.
+        reason: String,
+        /// Why, as a sentence without its subject's name.
+        message: String,
+    },
     /// The processes of one cgroup.
     Cgroup {
         /// Its path.

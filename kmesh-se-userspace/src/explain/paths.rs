@@ -78,6 +78,16 @@ fn client(facts: &Facts, out: &mut Explanation) -> Result<(), Cause> {
             out.step("client", true, detail, json!({"enrolled": enrolled}));
             return Ok(());
         }
+        Client::Pod { pod, reason, message } => {
+            let cause = Cause::new(
+                reason,
+                format!(
+                    "the pod {pod} is not enrolled, so its connections go where they were dialled: {message}"
+                ),
+            );
+            out.step("client", false, &*cause.message, json!({"pod": pod}));
+            return Err(cause);
+        }
         Client::Cgroup { path, enrolled } => (path, enrolled),
     };
     let cause = match enrolled {

@@ -24,6 +24,15 @@ const CAUSES: &[Row] = &[
     ),
     (
         |f| {
+            let (reason, message) = ("Sidecar".into(), "it has a sidecar proxy".into());
+            f.client = Client::Pod { pod: "shop/a".into(), reason, message };
+        },
+        "Sidecar",
+        "the pod shop/a is not enrolled",
+        Some("client"),
+    ),
+    (
+        |f| {
             let enrolled = EnrolledAs { path: "/".into(), namespace: None, is_looked_up: true };
             f.client = Client::Cgroup { path: "/x".into(), enrolled: Some(enrolled) };
         },

@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::{
     desired::{LeaseLimits, VipRanges},
-    dns::{Found, NameTable},
+    dns::{Client, Found, NameTable, Search},
     model::{Addresses, HostName, Kind, Namespace, Object, ObjectRef, Parsed, Place, parse},
     sink::{Capacities, Sink, memory::MemoryMaps},
     source::Event,
@@ -120,9 +120,14 @@ impl Node {
         self.reconciler.resolved(HostName::new(name), self::addresses(addresses));
     }
 
+    fn look_up(&self, namespace: &str, name: &str) -> Found {
+        let client = Client { namespace: &Namespace::new(namespace), search: &Search::default() };
+        self.names.lookup(client, &HostName::new(name))
+    }
+
     /// What a client of `namespace` is answered: the addresses of both families; none when the name is not ours.
     fn query(&self, namespace: &str, name: &str) -> Vec<String> {
-        match self.names.lookup(&Namespace::new(namespace), &HostName::new(name)) {
+        match self.look_up(namespace, name) {
             Found::OnDemand { .. } | Found::NotOurs => Vec::new(),
             Found::Ours { view, .. } => {
                 let answered = view

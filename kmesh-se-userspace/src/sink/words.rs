@@ -37,6 +37,12 @@ impl<M: Maps> Sink<M> {
         self.scopes.get(namespace).filter(|scope| scope.rows > 0).map(|scope| scope.id)
     }
 
+    /// The enrolled cgroup of a workload that events name by this number.
+    #[must_use]
+    pub fn cgroup_of(&self, workload: u32) -> Option<u64> {
+        self.workloads.iter().find(|(_, (id, _))| *id == workload).map(|(cgroup, _)| *cgroup)
+    }
+
     /// The number by which events name an enrolled cgroup.
     #[must_use]
     pub fn workload_id(&self, cgroup: u64) -> Option<u32> {

@@ -106,9 +106,27 @@ pub struct SourceRow {
 
 /// The answer to `workloads`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Workloads {
     /// Each enrolled cgroup.
     pub workloads: Vec<WorkloadRow>,
+    /// Each pod of this node that is not enrolled; none when pods are not enrolled at all.
+    #[serde(default)]
+    pub pods_left_alone: Vec<PodRow>,
+}
+
+/// A pod that is not enrolled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRow {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its cgroup; none when that is not there.
+    pub cgroup: Option<String>,
+    /// CamelCase code.
+    pub reason: String,
+    /// The same as a sentence.
+    pub message: String,
 }
 
 /// One enrolled cgroup.
@@ -123,6 +141,9 @@ pub struct WorkloadRow {
     pub processes: Option<usize>,
     /// The number by which events name it.
     pub workload: u32,
+    /// `namespace/name` of the pod whose it is.
+    #[serde(default)]
+    pub pod: Option<String>,
     /// Whose view it has; none when it is exempt.
     pub namespace: Option<String>,
     /// Its depth in the tree.

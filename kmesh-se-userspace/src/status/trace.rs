@@ -19,6 +19,9 @@ pub struct TraceEvent {
     pub pid: u32,
     /// The name of the client's thread; none for a refusal.
     pub comm: Option<String>,
+    /// `namespace/name` of the client's pod, if it is one.
+    #[serde(default)]
+    pub pod: Option<String>,
     /// The client's namespace.
     pub namespace: String,
     /// The address dialled.

@@ -1,14 +1,16 @@
 //! Decisions about queries, down to their bytes.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::Scope;
 use crate::dns::Search;
 use crate::dns::tests::{addresses as sorted, entry, message as query_message, question, view};
+use crate::{desired::Scope, model::Namespace};
 
 fn table() -> NameTable {
-    let table = NameTable::new(Search::new(Some(HostName::new("cluster.local")), []));
+    let table = NameTable::default();
     table.set(HostName::new("ours.test"), Some(entry(&["240.240.0.1", "240.240.0.2", "2001:2::1"])));
     table.set(HostName::new("*.wild.test"), Some(entry(&["240.240.0.3"])));
     let many: Vec<_> = (0..256).map(|host| format!("240.240.1.{host}")).collect();
@@ -16,8 +18,15 @@ fn table() -> NameTable {
     table
 }
 
+fn client() -> Client<'static> {
+    static CLIENT: LazyLock<(Namespace, Search)> =
+        LazyLock::new(|| (Namespace::default(), Search::new(Some(HostName::new("cluster.local")), [])));
+    let (namespace, search) = &*CLIENT;
+    Client { namespace, search }
+}
+
 fn decide(transport: Transport, query: &[u8]) -> Decision {
-    answer(&table(), &Namespace::default(), transport, query, Waited::NotYet)
+    answer(&table(), client(), transport, query, Waited::NotYet)
 }
 
 fn reply_to(query: &[u8]) -> Message {
@@ -106,7 +115,7 @@ fn keeps_an_address_to_itself_that_cannot_be_reached_in_its_family() {
     let view = NameView { answers_v4: false, ..view(&["240.240.0.1", "2001:2::1"]) };
     v6_only.views.insert(Scope::Mesh, view);
     table.set(HostName::new("six.test"), Some(v6_only));
-    let ask = |record_type| query(&table, &Namespace::default(), &HostName::new("six.test"), record_type);
+    let ask = |record_type| query(&table, client(), &HostName::new("six.test"), record_type);
     assert!(ask(QueryType::A).authoritative && ask(QueryType::A).answers.is_empty());
     assert_eq!(ask(QueryType::Aaaa).answers.len(), 1);
 }
@@ -118,7 +127,7 @@ fn a_name_on_demand_is_waited_for_and_then_answered_refused_or_left() {
     lazy.views.values_mut().for_each(|view| view.on_demand = true);
     table.set(HostName::new("*.lazy.test"), Some(lazy));
     let query = question(7, "A.lazy.test.", RecordType::A);
-    let decide = |waited| answer(&table, &Namespace::default(), Transport::Udp, &query, waited);
+    let decide = |waited| answer(&table, client(), Transport::Udp, &query, waited);
     let reply = |waited| match decide(waited) {
         Decision::Reply(reply) => Message::from_vec(&reply).expect("a reply"),
         other => panic!("{other:?}"),
@@ -138,10 +147,7 @@ fn a_name_on_demand_is_waited_for_and_then_answered_refused_or_left() {
     assert_eq!(texts(&reply(Waited::NotYet)), ["240.241.0.1"]);
     // Other types are the resolver's, and nothing is made for them.
     let text = question(7, "b.lazy.test.", RecordType::TXT);
-    assert_eq!(
-        answer(&table, &Namespace::default(), Transport::Udp, &text, Waited::NotYet),
-        Decision::Forward
-    );
+    assert_eq!(answer(&table, client(), Transport::Udp, &text, Waited::NotYet), Decision::Forward);
 }
 
 #[test]
@@ -303,7 +309,7 @@ fn one_opt_record_is_a_promise_and_two_are_malformed() {
 #[test]
 fn answers_in_the_shape_that_the_command_prints() {
     let ask = |name, record_type| {
-        let answer = query(&table(), &Namespace::default(), &HostName::new(name), record_type);
+        let answer = query(&table(), client(), &HostName::new(name), record_type);
         serde_json::to_string(&answer).expect("JSON")
     };
     assert_eq!(

@@ -14,8 +14,15 @@ fn table() -> Arc<NameTable> {
 }
 
 fn server(listen: &[SocketAddr], upstreams: &[SocketAddr]) -> DnsServer {
-    DnsServer::new(listen_at(listen), upstreams.to_vec(), table(), nobody(), DnsConfig::default())
-        .expect("a server")
+    DnsServer::new(
+        listen_at(listen),
+        upstreams.to_vec(),
+        table(),
+        Arc::default(),
+        nobody(),
+        DnsConfig::default(),
+    )
+    .expect("a server")
 }
 
 /// A resolver that is asked, but answers only when the test lets it.
@@ -59,8 +66,14 @@ async fn a_block_is_free_only_if_it_is_on_both_families() {
 #[tokio::test]
 async fn refuses_listeners_to_which_no_resolver_leads() {
     let resolvers = vec![SocketAddr::new(V6, 53)];
-    let refused =
-        DnsServer::new(listen_at(&[free_port()]), resolvers, table(), nobody(), DnsConfig::default());
+    let refused = DnsServer::new(
+        listen_at(&[free_port()]),
+        resolvers,
+        table(),
+        Arc::default(),
+        nobody(),
+        DnsConfig::default(),
+    );
     let error = refused.err().expect("no resolver can be captured");
     assert_eq!(error.reason(), "NoCommonFamily");
     assert!(error.to_string().contains("[::1]:53"), "{error}");

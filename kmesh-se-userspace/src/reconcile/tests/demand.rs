@@ -126,7 +126,7 @@ fn a_name_that_loses_its_addresses_is_the_resolvers_and_its_address_refuses() {
     node.use_name("default", "a.w.com", &["10.0.0.1"]);
     node.answer("a.w.com", &[]);
     node.step();
-    assert_eq!(node.names.lookup(&Namespace::default(), &HostName::new("a.w.com")), Found::NotOurs);
+    assert_eq!(node.look_up("default", "a.w.com"), Found::NotOurs);
     assert_eq!(node.frontends(), ["* 240.241.0.1:80 TCP ->", "* [100::1]:80 TCP ->"]);
     node.answer("a.w.com", &["10.0.0.9"]);
     node.step();
