@@ -159,6 +159,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         programs: Programs::Loaded(programs),
         attach,
         saving: Saving::of(&known),
+        has_new_namespaces: false,
         known,
         resolver,
         state,
@@ -363,6 +364,8 @@ struct Agent {
     /// Addresses that an earlier agent saved.
     known: BTreeMap<HostName, KnownAddresses>,
     saving: Saving,
+    /// Ids of namespaces are to be saved before a row of theirs is written.
+    has_new_namespaces: bool,
     state: StateDir,
     refusals: Refusals,
     tracers: Tracers,
@@ -466,6 +469,7 @@ impl Agent {
     }
 
     fn reconcile(&mut self) {
+        self.save_new_namespaces();
         if !self.reconciler.is_dirty() {
             return;
         }

@@ -84,9 +84,7 @@ impl Agent {
             }
         };
         let scope = Scope::Namespace(namespace.clone());
-        if self.reconciler.sink_mut().reserve_scopes(std::iter::once(&scope)) {
-            self.save_ids();
-        }
+        self.has_new_namespaces |= self.reconciler.sink_mut().reserve_scopes(std::iter::once(&scope));
         let enrolment = Enrolment { level: cgroup.level, namespace: Some(namespace.clone()), dns_port };
         if self.reconciler.sink().enrolment(cgroup.id) == Some(&enrolment) {
             return Ok(());

@@ -65,6 +65,16 @@ impl Agent {
         }
     }
 
+    /// Saves the ids of namespaces that got theirs with their first client. That client does not wait for the disk: should
+    /// this agent be killed before, the next one enrols it again.
+    pub(super) fn save_new_namespaces(&mut self) {
+        if std::mem::take(&mut self.has_new_namespaces)
+            && let Err(error) = self.state.save_scopes(&self.reconciler.sink().scope_ids())
+        {
+            tracing::error!(%error, "state is not saved: after a restart clients are enrolled again, not kept");
+        }
+    }
+
     /// Saves the names below wildcards that clients were given addresses of.
     pub(super) fn save_leases(&self) {
         if let Err(error) = self.state.save_leases(self.reconciler.leases()) {
