@@ -15,6 +15,7 @@ mod pods;
 mod query;
 mod routes;
 mod saving;
+mod stop;
 mod trace;
 
 use std::{
@@ -29,7 +30,6 @@ use kmesh_se_common::{
     maps::Config as KernelConfig,
 };
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -45,6 +45,7 @@ use self::{
     place::{AttachCgroup, Unused},
     pods::PodEnrolments,
     saving::Saving,
+    stop::{Stop, StopSignals},
     trace::Tracers,
 };
 use crate::{
@@ -52,6 +53,7 @@ use crate::{
     config::{AgentArgs, Source},
     dns::{Ask, Clients, DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
     enrol::{self, Change},
+    health::{Health, HealthServer, Step},
     loader::{self, Loaded, Pins, Unattached},
     model::{HostName, Namespace},
     pods::Pods,
@@ -87,9 +89,14 @@ const QUEUE: usize = 1024;
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let attach_path = place::attach_path(&args).await?;
     // Before anything is made: a signal that comes early waits for its turn instead of ending the process where it stands.
-    let stop = StopSignals::new()?;
+    let mut stop = StopSignals::new()?;
     let dynamic_ranges = args.dynamic_ranges()?;
     let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
+    let health = Arc::new(Health::default());
+    let _health_server = match &args.health {
+        Some(address) => Some(HealthServer::start(address, health.clone(), taken.is_some()).await?),
+        None => None,
+    };
     let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
     let state = StateDir::open(&args.state)?;
     let resolvers = resolvers(&args)?;
@@ -152,6 +159,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         listen,
         dns: Arc::new(dns),
         dns_ports,
+        health,
         door,
         listeners: [admin.listener()?, handover.listener()?],
         replaces_others,
@@ -198,6 +206,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tracing::info!("stopping");
     // Until an agent that takes over is in place, nothing here is its own.
     let owns = agent.taken.is_none();
+    let lingers = agent.args.linger && matches!(result, Ok(Stop::HandOver(_)));
     let (leaving, removes, result) = match result {
         Ok(Stop::HandOver(leaving)) => (Some(leaving), false, Ok(())),
         Ok(Stop::Keep) => (None, false, Ok(())),
@@ -218,17 +227,13 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     if removes {
         agent.remove_all().await?;
     }
+    if lingers {
+        // With its copies of the sockets, which would outlive the agent that serves on them.
+        let admin = agent.args.admin.clone();
+        drop(agent);
+        stop.linger(&admin).await;
+    }
     result
-}
-
-/// What becomes of the programs when the agent ends.
-enum Stop {
-    /// Another agent has them.
-    HandOver(Leaving),
-    /// They stay for the next agent: connections go on, new ones too.
-    Keep,
-    /// Everything goes.
-    Remove,
 }
 
 /// Why the source stopped, which it does only when it cannot go on.
@@ -300,26 +305,6 @@ async fn beat(dns: Arc<DnsServer>, heartbeat: Heartbeat, shutdown: CancellationT
     }
 }
 
-/// The signals that end the agent. A person at a terminal wants everything back as it was; a service manager only restarts.
-struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl StopSignals {
-    fn new() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate })
-    }
-
-    async fn wait(mut self) -> Stop {
-        tokio::select! {
-            _ = self.interrupt.recv() => Stop::Remove,
-            _ = self.terminate.recv() => Stop::Keep,
-        }
-    }
-}
-
 enum Programs {
     Loaded(Unattached),
     Attached(Loaded),
@@ -349,6 +334,7 @@ struct Agent {
     dns_ports: BTreeMap<Namespace, u16>,
     /// The admin socket and the one beside it, for the agent that takes over.
     listeners: [StdUnixListener; 2],
+    health: Arc<Health>,
     door: Door,
     /// Programs of an earlier agent are at work on maps of another layout or size.
     replaces_others: bool,
@@ -441,6 +427,7 @@ impl Agent {
             self.enrol_pods().await;
             self.reconcile();
             self.tell_waiting();
+            self.health.turn(Step::Serving, self.missing());
         }
     }
 

@@ -16,6 +16,7 @@ mod names;
 mod offline;
 mod output;
 mod plan;
+mod probe;
 mod query;
 mod services;
 mod status;
@@ -120,6 +121,7 @@ commands! {
     Agent => agent,
     Exec => exec,
     Status => status,
+    Probe => probe,
     Services => services,
     Backends => backends,
     Names => names,

@@ -21,6 +21,7 @@ use crate::{
     admin,
     desired::{DYNAMIC_RANGES, LeaseLimits, VipRanges},
     dns::{DnsError, DnsListen, Search},
+    health::HealthAddr,
     loader,
     model::{HostName, Locality, Namespace, Place},
     pods::NodeDns,
@@ -81,6 +82,16 @@ pub struct AgentArgs {
     /// and ends when this agent serves.
     #[arg(long, env = "KMESH_SE_TAKEOVER")]
     pub takeover: bool,
+
+    /// When another agent has taken over, stay until a signal comes, or until no agent serves the admin socket any more, instead
+    /// of ending: for a supervisor that would start this one again, as Kubernetes does until the Pod is deleted.
+    #[arg(long, env = "KMESH_SE_LINGER")]
+    pub linger: bool,
+
+    /// Serve `/healthz` (the agent's loop runs) and `/readyz` (the source was read, programs are attached, DNS is served) over HTTP
+    /// at this address, or at a Unix socket. Both answer 200, or 503 with the reason. Default: nowhere.
+    #[arg(long, env = "KMESH_SE_HEALTH", value_name = "ADDR:PORT|unix:PATH")]
+    pub health: Option<HealthAddr>,
 
     /// The range that IPv4 virtual addresses come from.
     #[arg(long, env = "KMESH_SE_VIP_V4", value_name = "CIDR", default_value = "240.240.0.0/16")]

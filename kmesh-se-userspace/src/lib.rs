@@ -4,7 +4,7 @@
 //! [`source`] raw input -> events, [`model`] meaning, [`resolve`] names -> addresses with expiry, [`desired`] what the
 //! maps and the DNS server should hold, [`diff`] what to change, [`sink`] the only writer of maps, [`dns`] answers to
 //! the clients' queries. [`reconcile`] joins them, [`agent`] runs them; [`loader`] has the BPF programs, [`enrol`] the
-//! cgroups, [`pods`] says which of them are pods to handle, [`routes`] what refuses the rest, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`cli`] and
+//! cgroups, [`pods`] says which of them are pods to handle, [`routes`] what refuses the rest, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`health`] what supervisors ask, [`cli`] and
 //! [`config`] the command line.
 
 pub mod admin;
@@ -16,6 +16,7 @@ pub mod diff;
 pub mod dns;
 pub mod enrol;
 pub mod explain;
+pub mod health;
 pub mod loader;
 pub mod model;
 pub mod pods;

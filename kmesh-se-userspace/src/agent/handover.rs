@@ -34,6 +34,7 @@ use super::{Agent, Inputs};
 use crate::{
     admin::AdminSocket,
     dns::{Farewell, HandedBlock, HandedSocket},
+    health::Step,
     model::Namespace,
 };
 
@@ -177,6 +178,7 @@ async fn expect(stream: &mut UnixStream, word: u8) -> anyhow::Result<()> {
 impl Agent {
     /// Stands still while another agent prepares; what is left to do if that one takes over.
     pub(super) async fn hand_over(&mut self, request: Request, inputs: &mut Inputs) -> Option<Leaving> {
+        self.health.pause(Step::HandingOver);
         // Whoever asks from now on is answered by the agent that goes on.
         self.door.close();
         let door = self.door.clone();
@@ -231,6 +233,7 @@ impl Agent {
     /// Ends in favour of the other agent, once that serves.
     pub(super) async fn leave(&self, leaving: Leaving) {
         tracing::info!("another agent takes over");
+        self.health.turn(Step::Left, vec!["another agent has taken over and serves".to_owned()]);
         self.door.hand_over();
         let _ = leaving.given.send(());
         if leaving.served.await.is_err() {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kmesh_se_common::addr;
 
-use super::{Agent, Programs, events, pods::PodEnrolments};
+use super::{Agent, HEARTBEAT_MAX, Programs, events, pods::PodEnrolments};
 use crate::{
     admin::Query,
     desired::{Backend, Frontend, ServiceKey},
@@ -73,6 +73,21 @@ impl Agent {
         }
     }
 
+    /// What is missing until connections and names are served as the source says, one sentence each.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !self.reconciler.report().synced {
+            missing.push(format!("the source {} has not been read yet", self.args.source));
+        }
+        if !matches!(self.programs, Programs::Attached(_)) {
+            missing.push("the programs are not attached".to_owned());
+        }
+        if self.dns.last_beat().is_none_or(|at| at.elapsed() > HEARTBEAT_MAX) {
+            missing.push("the DNS server does not answer; clients use their own resolver".to_owned());
+        }
+        missing
+    }
+
     fn status(&self, routes: Vec<RouteStatus>) -> Status {
         let report = self.reconciler.report();
         let dns = self.dns_status();
@@ -85,17 +100,7 @@ impl Agent {
                 message: message.to_owned(),
             })
             .collect();
-        let mut unhealthy_because = Vec::new();
-        if !report.synced {
-            unhealthy_because.push(format!("the source {} has not been read yet", self.args.source));
-        }
-        if !programs.attached {
-            unhealthy_because.push("the programs are not attached".to_owned());
-        }
-        if dns.last_beat_ms.is_none_or(|ms| ms > 2000) {
-            unhealthy_because
-                .push("the DNS server does not answer; clients use their own resolver".to_owned());
-        }
+        let mut unhealthy_because = self.missing();
         unhealthy_because
             .extend(failures.iter().map(|f| format!("{} is not wholly programmed: {}", f.host, f.message)));
         let not_enrolled = self.pods.iter().flat_map(PodEnrolments::failures);

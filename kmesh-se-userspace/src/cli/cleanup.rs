@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{AdminArgs, Answer, Output, Text, block_on};
 use crate::{agent, enrol, loader, routes, state};
@@ -39,6 +40,11 @@ pub struct Args {
     /// The agent's state directory; hosts get new virtual addresses after it is gone.
     #[arg(long, env = "KMESH_SE_STATE", value_name = "DIR", default_value = "/var/lib/kmesh-se")]
     pub state: PathBuf,
+
+    /// When nothing is left, stay until a signal instead of ending: for a supervisor that would start it again, as Kubernetes
+    /// does in a DaemonSet.
+    #[arg(long, env = "KMESH_SE_STAY")]
+    pub stay: bool,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -78,7 +84,22 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
         }
     }
     output.print(&report, text)?;
-    Ok(if report.left.is_empty() { Answer::Yes } else { Answer::No })
+    if !report.left.is_empty() {
+        return Ok(Answer::No);
+    }
+    if args.stay {
+        block_on(stop_signal())?;
+    }
+    Ok(Answer::Yes)
+}
+
+async fn stop_signal() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
 }
 
 /// Where an agent without `--attach` is attached, with pods and without.

@@ -1,0 +1,94 @@
+//! What a supervisor asks: `/healthz`, `/readyz`, and two agents of which one lingers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tests::agent::Agent;
+use tests::entries::dns_entry;
+use tests::poll;
+use tests::stage::Stage;
+use tests::topology::{BACKEND, NODE, Options};
+
+const QUIET: Options = Options { httpbin: false, ttl_secs: 1, records: &[("backend.test", BACKEND)] };
+/// Longer than a lingering agent needs to see that nobody serves.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn entry() -> String {
+    dns_entry("fake", "fake.test", Some(("backend.test", 9000)))
+}
+
+/// The answer of `kmesh-se probe`: its exit status, and what it prints.
+fn probe(mut command: Command, question: &str, health: &str) -> anyhow::Result<(Option<i32>, String)> {
+    let Output { status, stdout, stderr } = command.args(["probe", question, "--health", health]).output()?;
+    let text = if stdout.is_empty() { stderr } else { stdout };
+    Ok((status.code(), String::from_utf8_lossy(&text).trim().to_owned()))
+}
+
+fn at(socket: &Path) -> String {
+    format!("unix:{}", socket.display())
+}
+
+#[test]
+fn an_agent_says_over_tcp_whether_it_is_alive_and_ready() -> anyhow::Result<()> {
+    let address = format!("{NODE}:15021");
+    let mut stage = Stage::start_with(QUIET, &[("fake.yaml", &entry())], |flags| {
+        flags.more.extend(["--health".to_owned(), address.clone()]);
+    })?;
+    let kmesh = || stage.topology.node.command(&stage.agent.flags().program);
+    let ok = (Some(0), "ok".to_owned());
+    assert_eq!(probe(kmesh(), "healthz", &address)?, ok);
+    assert_eq!(probe(kmesh(), "readyz", &address)?, ok);
+    // What supervisors see that speak HTTP themselves.
+    let mut curl = stage.topology.node.command("curl");
+    curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &format!("http://{address}/readyz")]);
+    assert_eq!(String::from_utf8(curl.output()?.stdout)?, "200");
+
+    let kmesh = stage.topology.node.command(&stage.agent.flags().program);
+    stage.agent.pause()?;
+    let (code, text) = probe(kmesh, "healthz", &address)?;
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains(&address), "{text}");
+    stage.resume()
+}
+
+#[test]
+fn an_agent_lingers_after_another_took_over_until_a_signal_or_until_nobody_serves() -> anyhow::Result<()> {
+    let mut stage = Stage::start(QUIET, &[("fake.yaml", &entry())])?;
+    let folder = stage.run.folder()?;
+    let sockets: Vec<PathBuf> = (0..3).map(|number| folder.join(format!("health-{number}.sock"))).collect();
+    let program = stage.agent.flags().program.clone();
+    let ask = |question, number: usize| probe(Command::new(&program), question, &at(&sockets[number]));
+    let next = |stage: &mut Stage, number: usize| {
+        let health = at(&sockets[number]);
+        let words = ["--takeover", "--linger", "--health", &health];
+        let flags = stage.agent.flags().clone();
+        let new = Agent::start_with(&stage.run, &stage.topology.node, flags, &words)?;
+        anyhow::Ok(std::mem::replace(&mut stage.agent, new))
+    };
+    next(&mut stage, 0)?.process().wait(LIMIT)?;
+
+    // A signal ends the one that lingers; the one that serves does not notice.
+    let mut old = next(&mut stage, 1)?;
+    let left = (Some(1), "another agent has taken over and serves".to_owned());
+    poll::until("the old agent to say so", LIMIT, || (ask("readyz", 0).ok()? == left).then_some(()))?;
+    assert_eq!(ask("healthz", 0)?, (Some(0), "ok".to_owned()));
+    assert_eq!(ask("readyz", 1)?, (Some(0), "ok".to_owned()));
+    assert_eq!(old.process().ended(), None);
+    old.pause()?;
+    assert!(!sockets[0].exists());
+    stage.agent.until_serves("fake.test", true)?;
+
+    // When the one that serves dies, the one that lingers ends, to be started again.
+    let mut old = next(&mut stage, 2)?;
+    poll::until("the old agent to say so", LIMIT, || (ask("readyz", 1).ok()? == left).then_some(()))?;
+    stage.agent.process().signal(Signal::SIGKILL)?;
+    let status = old.process().wait(LIMIT)?;
+    assert!(status.success(), "{status}: {}", old.log_tail());
+    assert!(old.log_tail().contains("no agent serves any more"), "{}", old.log_tail());
+    stage.resume()?;
+    stage.agent.until_serves("fake.test", true)?;
+    assert_eq!(stage.end()?, Vec::<String>::new());
+    Ok(())
+}
