@@ -7,6 +7,7 @@ mod agent;
 mod backends;
 mod cleanup;
 mod completions;
+mod crds;
 mod dump;
 mod exec;
 mod explain;
@@ -133,6 +134,7 @@ commands! {
     Validate => validate,
     Plan => plan,
     Query => query,
+    Crds => crds,
     Completions => completions,
     Man => man,
 }

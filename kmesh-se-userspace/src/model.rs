@@ -4,6 +4,7 @@
 //! why not. Never: I/O, a clock, or an import of a sibling room.
 
 mod cluster;
+mod crds;
 mod entry;
 mod name;
 mod object;
@@ -15,6 +16,7 @@ mod snapshot;
 mod validate;
 
 pub use cluster::*;
+pub use crds::*;
 pub use entry::*;
 pub use name::*;
 pub use object::*;

@@ -5,10 +5,14 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
-use super::{ClusterObject, Kind, KubeService, Namespace, ObjectRef, Pod};
+use super::{
+    ClusterObject, Kind, KubeService, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_HOSTS, MAX_PORTS, Namespace,
+    ObjectRef, Pod,
+};
 
 /// The API group of ServiceEntry and WorkloadEntry.
 pub const GROUP: &str = "networking.istio.io";
@@ -144,84 +148,131 @@ impl Metadata {
     }
 }
 
-/// `spec` of a ServiceEntry.
-#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
+/// What a host means, on which ports, and who answers there.
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
-#[expect(missing_docs, reason = "the names are Istio's own")]
+#[schemars(extend("required" = ["hosts"]))]
 pub struct ServiceEntrySpec {
+    /// DNS names, of which the first label may be `*`.
+    #[schemars(length(min = 1, max = MAX_HOSTS))]
     pub hosts: Vec<String>,
+    /// Virtual addresses of the hosts: IP addresses, and with resolution NONE or STATIC also CIDR prefixes. Empty: an address is
+    /// allocated.
+    #[schemars(length(max = MAX_ADDRESSES), inner(length(max = 64)))]
     pub addresses: Vec<String>,
+    /// The ports that clients dial.
+    #[schemars(length(max = MAX_PORTS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub ports: Vec<ServicePort>,
+    /// Whether the hosts are part of the mesh. Default: MESH_EXTERNAL.
+    #[schemars(extend("enum" = ["MESH_EXTERNAL", "MESH_INTERNAL"]))]
     pub location: String,
+    /// How the addresses behind the hosts are found. Default: NONE.
+    #[schemars(extend("enum" = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]))]
     pub resolution: String,
+    /// Who answers. Empty: what the hosts themselves resolve to.
+    #[schemars(length(max = MAX_ENDPOINTS))]
     pub endpoints: Vec<WorkloadEntrySpec>,
+    /// Who answers, by labels of Pods and WorkloadEntries of the same namespace.
     pub workload_selector: Option<WorkloadSelector>,
+    /// The namespaces whose clients see the hosts; `.` is the entry's own, `*` (the default) is all, `~` is none.
     pub export_to: Vec<String>,
+    /// Names that certificates of the endpoints may have.
     pub subject_alt_names: Vec<String>,
 }
 
-/// One of `spec.ports`. Numbers are wide, so that one out of range is told by its path and value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+/// One port. Its numbers are wide, so that one out of range is told by its path and value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
-#[expect(missing_docs, reason = "the names are Istio's own")]
+#[schemars(description = "One port.", extend("required" = ["number", "name"]))]
 pub struct ServicePort {
+    /// The port that clients dial.
     #[serde(deserialize_with = "whole_number")]
+    #[schemars(range(min = 1, max = 65535))]
     pub number: Option<i64>,
+    /// HTTP, HTTPS, HTTP2, GRPC, TLS, TCP (the default), UDP or another that Istio knows.
+    #[schemars(length(max = 256))]
     pub protocol: String,
+    /// By which endpoints name it.
+    #[schemars(length(max = 256))]
     pub name: String,
+    /// The port of the endpoints, where they do not say it themselves. Default: the port that clients dial.
     #[serde(deserialize_with = "whole_number")]
+    #[schemars(range(min = 1, max = 65535))]
     pub target_port: Option<i64>,
 }
 
-/// `spec.workloadSelector`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+/// Labels that all of the selected have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
-#[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct WorkloadSelector {
+    /// Names and values.
+    #[schemars(extend("maxProperties" = 256))]
     pub labels: BTreeMap<String, String>,
 }
 
-/// `spec` of a WorkloadEntry, and one of a ServiceEntry's `spec.endpoints`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+/// One who answers: `spec` of a WorkloadEntry, and one of a ServiceEntry's `spec.endpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
-#[expect(missing_docs, reason = "the names are Istio's own")]
+#[schemars(description = "One who answers.")]
 pub struct WorkloadEntrySpec {
+    /// An IP address, with resolution DNS a name, or `unix:///PATH`.
+    #[schemars(length(max = 256))]
     pub address: String,
+    /// The ports, by the names of the ServiceEntry's ports.
     #[serde(deserialize_with = "whole_numbers")]
+    #[schemars(schema_with = "ports_by_name")]
     pub ports: BTreeMap<String, i64>,
+    /// Labels, for selectors.
+    #[schemars(extend("maxProperties" = 256))]
     pub labels: BTreeMap<String, String>,
+    /// The network that the address belongs to.
+    #[schemars(length(max = 2048))]
     pub network: String,
+    /// Where it is: `region/zone/subzone`.
+    #[schemars(length(max = 2048))]
     pub locality: String,
+    /// Its share, in proportion to the others'.
     #[serde(deserialize_with = "whole_number")]
+    #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub weight: Option<i64>,
+    /// The service account that it runs as.
+    #[schemars(length(max = 253))]
     pub service_account: String,
 }
 
 /// `status` of a WorkloadEntry.
-#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[schemars(description = "What controllers found out.", extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct WorkloadEntryStatus {
     pub conditions: Vec<Condition>,
+    #[schemars(schema_with = "any_objects")]
     pub validation_messages: Vec<Value>,
     /// A number, or one in a string.
+    #[schemars(schema_with = "number_or_text")]
     pub observed_generation: Value,
 }
 
 /// `status` of a ServiceEntry.
-#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[schemars(description = "What controllers found out.", extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct ServiceEntryStatus {
+    /// Addresses that were allocated for the hosts.
     pub addresses: Vec<StatusAddress>,
     pub conditions: Vec<Condition>,
+    #[schemars(schema_with = "any_objects")]
     pub validation_messages: Vec<Value>,
     /// A number, or one in a string.
+    #[schemars(schema_with = "number_or_text")]
     pub observed_generation: Value,
 }
 
 /// One of `status.addresses`: an address that somebody allocated.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct StatusAddress {
     /// The address.
@@ -231,7 +282,7 @@ pub struct StatusAddress {
 }
 
 /// One of `status.conditions`.
-#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 #[expect(missing_docs, reason = "the names are Istio's own")]
 pub struct Condition {
@@ -245,7 +296,27 @@ pub struct Condition {
     /// RFC 3339.
     pub last_transition_time: String,
     /// A number, or one in a string.
+    #[schemars(schema_with = "number_or_text")]
     pub observed_generation: Value,
+}
+
+fn ports_by_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 128,
+        "additionalProperties": {"type": "integer", "format": "int64", "minimum": 1, "maximum": 65535},
+    })
+}
+
+fn number_or_text(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"x-kubernetes-int-or-string": true})
+}
+
+fn any_objects(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+    })
 }
 
 /// Any whole number, said in those words when it is something else.
