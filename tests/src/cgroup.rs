@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use crate::clean::Run;
+use crate::clean::{PREFIX, Run};
 use crate::poll;
 
 /// Where the cgroup2 hierarchy is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid host.
@@ -17,19 +17,49 @@ use crate::poll;
 pub fn mount_point() -> anyhow::Result<PathBuf> {
     let mounts =
         std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    match mount_point_in(&mounts) {
+    match mount_points(&mounts, "cgroup2").next() {
         Some(path) => Ok(path),
         None => bail!("cgroup2 is not mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"),
     }
 }
 
 /// Fields of mountinfo: id, parent, device, root, mount point, options, optional fields, `-`, type, …
-fn mount_point_in(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+fn mount_points<'a>(mounts: &'a str, kind: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    mounts.lines().filter_map(move |line| {
         let (before, after) = line.split_once(" - ")?;
-        let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
-        is_cgroup2.then(|| before.split(' ').nth(4).map(PathBuf::from)).flatten()
+        let is_it = after.split(' ').next() == Some(kind);
+        is_it.then(|| before.split(' ').nth(4).map(PathBuf::from)).flatten()
     })
+}
+
+/// Where the hierarchies of cgroup v1 are mounted; none where cgroup2 has all controllers.
+fn old_mount_points() -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mount_points(&mounts, "cgroup").collect()
+}
+
+/// The run's cgroups, in every hierarchy, whether they are there or not.
+pub(crate) fn of_run(id: &str) -> Vec<PathBuf> {
+    let all = mount_point().into_iter().chain(old_mount_points());
+    all.map(|mount| mount.join(format!("{PREFIX}{id}"))).collect()
+}
+
+/// Makes the run's cgroup in every hierarchy, for a kubelet's pods; the answer is the one of cgroup2.
+///
+/// # Errors
+/// When cgroup2 is not mounted, or one cannot be made.
+pub fn make_everywhere(run: &Run) -> anyhow::Result<PathBuf> {
+    let group = make(run)?;
+    for mount in old_mount_points() {
+        let path = mount.join(name(run));
+        std::fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+    }
+    Ok(group)
+}
+
+/// The name of the run's cgroup.
+pub fn name(run: &Run) -> String {
+    format!("{PREFIX}{}", run.id())
 }
 
 /// Makes the run's cgroup, to which the agent attaches its programs.
@@ -37,7 +67,7 @@ fn mount_point_in(mounts: &str) -> Option<PathBuf> {
 /// # Errors
 /// When cgroup2 is not mounted or not writable.
 pub fn make(run: &Run) -> anyhow::Result<PathBuf> {
-    let path = mount_point()?.join(format!("kmse-{}", run.id()));
+    let path = mount_point()?.join(name(run));
     std::fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
     Ok(path)
 }
@@ -56,6 +86,10 @@ pub(crate) fn remove(group: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mount_point_in(mounts: &str) -> Option<PathBuf> {
+        mount_points(mounts, "cgroup2").next()
+    }
 
     #[test]
     fn finds_cgroup2_on_unified_and_hybrid_hosts() {

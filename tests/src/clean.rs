@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use crate::{cgroup, poll};
 
 /// Every name starts with it.
-const PREFIX: &str = "kmse-";
+pub(crate) const PREFIX: &str = "kmse-";
 /// The variable that a run's processes and their children carry.
 const RUN_VARIABLE: &str = "KMSE_RUN";
 const LOCKS: &str = "/run";
@@ -185,9 +185,8 @@ fn owned_names(folder: &str, id: &str) -> Vec<String> {
     names_in(Path::new(folder)).into_iter().filter(|name| id_of(name).as_deref() == Some(id)).collect()
 }
 
-fn owned_cgroup(id: &str) -> Option<PathBuf> {
-    let path = cgroup::mount_point().ok()?.join(format!("{PREFIX}{id}"));
-    path.is_dir().then_some(path)
+fn owned_cgroups(id: &str) -> Vec<PathBuf> {
+    cgroup::of_run(id).into_iter().filter(|path| path.is_dir()).collect()
 }
 
 /// Processes that carry the run's variable, or are in one of its network namespaces or cgroups.
@@ -198,7 +197,7 @@ fn processes(id: &str) -> Vec<Pid> {
         .filter_map(|name| identity(Path::new(NAMESPACES).join(name)))
         .collect();
     let variable = format!("{RUN_VARIABLE}={id}");
-    let group = format!("0::/{PREFIX}{id}");
+    let group = format!("/{PREFIX}{id}");
     let is_owned = |pid: &i32| {
         let process = PathBuf::from(format!("/proc/{pid}"));
         let environment = fs::read(process.join("environ")).unwrap_or_default();
@@ -212,8 +211,11 @@ fn processes(id: &str) -> Vec<Pid> {
     pids.filter(|pid| *pid != own).filter(is_owned).map(Pid::from_raw).collect()
 }
 
+/// Of a line of `/proc/PID/cgroup`: `0::/path`, `4:memory:/path`.
 fn in_group(line: &str, group: &str) -> bool {
-    line.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let path = line.splitn(3, ':').nth(2);
+    path.and_then(|path| path.strip_prefix(group))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn end_processes(id: &str) {
@@ -242,9 +244,7 @@ fn remove(id: &str) {
     for name in owned_names(PINS, id) {
         let _ = fs::remove_dir_all(Path::new(PINS).join(name));
     }
-    if let Some(group) = owned_cgroup(id) {
-        cgroup::remove(&group);
-    }
+    owned_cgroups(id).iter().for_each(|group| cgroup::remove(group));
     let folder = folder(id);
     unmount_below(&folder);
     let _ = fs::remove_dir_all(folder);
@@ -268,7 +268,7 @@ pub fn leftovers(id: &str) -> Vec<String> {
     left.extend(owned_names(NAMESPACE_FILES, id).into_iter().map(|name| format!("{NAMESPACE_FILES}/{name}")));
     left.extend(owned_names(PINS, id).into_iter().map(|name| format!("pins {PINS}/{name}")));
     left.extend(owned_names(LOCKS, id).into_iter().map(|name| format!("{LOCKS}/{name}")));
-    left.extend(owned_cgroup(id).map(|path| format!("cgroup {}", path.display())));
+    left.extend(owned_cgroups(id).into_iter().map(|path| format!("cgroup {}", path.display())));
     left.extend(folder(id).exists().then(|| format!("folder {}", folder(id).display())));
     left.extend(processes(id).into_iter().map(|pid| format!("process {pid}")));
     left
@@ -323,8 +323,8 @@ mod tests {
 
     #[test]
     fn a_cgroup_with_a_longer_name_is_not_ours() {
-        assert!(in_group("0::/kmse-0123abcd", "0::/kmse-0123abcd"));
-        assert!(in_group("0::/kmse-0123abcd/exec-1", "0::/kmse-0123abcd"));
-        assert!(!in_group("0::/kmse-0123abcdef", "0::/kmse-0123abcd"));
+        assert!(in_group("0::/kmse-0123abcd", "/kmse-0123abcd"));
+        assert!(in_group("4:memory:/kmse-0123abcd/exec-1", "/kmse-0123abcd"));
+        assert!(!in_group("0::/kmse-0123abcdef", "/kmse-0123abcd"));
     }
 }
