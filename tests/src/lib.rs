@@ -6,7 +6,8 @@
 //! The rooms, from the ground up: [`poll`] waits on conditions, [`clean`] owns what a run makes and removes
 //! it, [`netns`] and [`cgroup`] make it, [`servers`] answer in it, [`topology`] puts it together,
 //! [`pods`] makes what a kubelet makes, [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is
-//! all of it. [`sockets`] is a smaller stage, for tests of single system calls. [`oci`] makes container images.
+//! all of it. [`sockets`] is a smaller stage, for tests of single system calls. [`oci`] makes container images, and [`cluster`]
+//! is a real Kubernetes cluster that runs them.
 //! Beside them, for `cargo xtask bench`: [`load`] makes traffic and measures it, [`bench`] is where that happens.
 
 pub mod agent;
@@ -14,6 +15,7 @@ pub mod bench;
 pub mod bpf;
 pub mod cgroup;
 pub mod clean;
+pub mod cluster;
 pub mod entries;
 pub mod load;
 pub mod netns;

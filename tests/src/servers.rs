@@ -116,7 +116,8 @@ impl Drop for Process {
     }
 }
 
-fn accepts(netns: &Netns, address: SocketAddr) -> bool {
+/// Whether a server listens there.
+pub(crate) fn accepts(netns: &Netns, address: SocketAddr) -> bool {
     netns.inside(|| TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()).unwrap_or(false)
 }
 

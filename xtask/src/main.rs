@@ -4,6 +4,7 @@
 //! that a command's own file could hold.
 
 mod bench;
+mod cluster;
 mod demo;
 mod fuzz;
 mod kernels;
@@ -43,6 +44,8 @@ enum Command {
     Bench(bench::Options),
     /// Run the data-path tests on Debian's kernels 5.10, 6.1, 6.12 and 7.2, each in an emulated machine
     Kernels(kernels::Options),
+    /// Bring up a real Kubernetes cluster of one node and run the tests on it; the first time builds Kubernetes
+    Cluster(cluster::Options),
     /// Mutate YAML and DNS messages, guided by what the code does with them; a crash is kept in a file
     Fuzz(fuzz::Options),
     /// Formatting, clippy, and the rules of who may import whom
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Test { arguments } => test::test(&arguments),
         Command::Bench(options) => bench::bench(&options),
         Command::Kernels(options) => kernels::kernels(&options),
+        Command::Cluster(options) => cluster::cluster(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Lint => lint::lint(),
     };

@@ -4,6 +4,7 @@
 //! `kmesh-se-userspace/build.rs` builds the BPF programs. Never: network or change when all is there.
 
 mod bpf;
+mod kube;
 mod machine;
 mod venv;
 
@@ -13,6 +14,8 @@ use anyhow::bail;
 
 pub(crate) use bpf::Recipe;
 use machine::Machine;
+use tests::cluster::{images, programs};
+
 pub(crate) use machine::program as find_program;
 
 /// How much `setup` says.
@@ -138,6 +141,57 @@ const EMULATION: &[Requirement] = &[
 /// What only `fuzz` needs.
 const FUZZING: &[Requirement] = &[program("c++", "builds libFuzzer", &["g++"])];
 
+/// What only `cluster` needs. The programs of Kubernetes come last: building them takes longest.
+const CLUSTER: &[Requirement] = &[
+    Requirement {
+        what: "etcd",
+        needed: "holds a cluster's objects",
+        find: Find::By(|_| programs::find("etcd").map(|path| path.display().to_string())),
+        or_else: OrElse::Debian(&["etcd-server"]),
+    },
+    program("containerd", "runs pods", &["containerd"]),
+    program("runc", "runs their containers", &["runc"]),
+    Requirement {
+        what: "CNI plugins",
+        needed: "give pods their addresses",
+        find: Find::By(|_| machine::first_file(&["/usr/lib/cni/ptp"])),
+        or_else: OrElse::Debian(&["containernetworking-plugins"]),
+    },
+    program("nft", "kube-proxy writes its rules by it", &["nftables"]),
+    program("busybox", "the shell in pods", &["busybox-static"]),
+    program("go", "fetches modules", &["golang-go"]),
+    Requirement {
+        what: "newer Go",
+        needed: "builds Kubernetes' programs",
+        find: Find::By(|_| kube::find_go().map(|path| path.display().to_string())),
+        or_else: OrElse::Make("half a minute", kube::fetch_go),
+    },
+    Requirement {
+        what: "CoreDNS",
+        needed: "a cluster's DNS server",
+        find: Find::By(|_| kube::COREDNS.find()),
+        or_else: OrElse::Make("a minute or two", |machine| kube::COREDNS.build(machine)),
+    },
+    Requirement {
+        what: "helm",
+        needed: "installs charts",
+        find: Find::By(|_| kube::HELM.find()),
+        or_else: OrElse::Make("a minute or two", |machine| kube::HELM.build(machine)),
+    },
+    Requirement {
+        what: "Kubernetes",
+        needed: "the cluster's own programs",
+        find: Find::By(|_| kube::KUBERNETES.find()),
+        or_else: OrElse::Make("ten minutes on two cores", |machine| kube::KUBERNETES.build(machine)),
+    },
+    Requirement {
+        what: "images",
+        needed: "what pods run",
+        find: Find::By(|_| images::are_made().then(|| images::NAMES.join(", "))),
+        or_else: OrElse::Make("half a minute", |_| images::make().map(|()| images::NAMES.join(", "))),
+    },
+];
+
 const fn program(what: &'static str, needed: &'static str, packages: &'static [&'static str]) -> Requirement {
     Requirement { what, needed, find: Find::Program, or_else: OrElse::Debian(packages) }
 }
@@ -181,6 +235,14 @@ pub(crate) fn compared() -> anyhow::Result<()> {
 /// When something is missing that could not be installed; the message names all of it.
 pub(crate) fn emulation() -> anyhow::Result<()> {
     make_ready(EMULATION, Verbosity::Changes)
+}
+
+/// Makes ready what `cluster` runs.
+///
+/// # Errors
+/// When something is missing that could not be installed or built; the message names all of it.
+pub(crate) fn cluster() -> anyhow::Result<()> {
+    make_ready(CLUSTER, Verbosity::Changes)
 }
 
 /// Makes ready what `fuzz` is built with.

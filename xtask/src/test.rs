@@ -4,7 +4,7 @@
 //! is skipped without a line that says why.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 
@@ -57,6 +57,17 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<bool> {
         count.skipped = skipped;
     }
     cargo.args(arguments).env("KMESH_SE_BIN", agent);
+    if skipped > 0 {
+        println!("skipped: {skipped} end-to-end tests (tests/tests): they need root");
+    }
+    run(&mut cargo, count)
+}
+
+/// Runs `cargo test` and prints in the end how many tests passed, on top of those counted before; the answer is whether all did.
+///
+/// # Errors
+/// When cargo cannot be run.
+pub(crate) fn run(cargo: &mut Command, mut count: Count) -> anyhow::Result<bool> {
     // A failed test tells its own error; where that was made is noise.
     cargo.env("RUST_LIB_BACKTRACE", "0").stdout(Stdio::piped());
     let mut child = cargo.spawn().context("cannot run cargo")?;
@@ -67,9 +78,6 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<bool> {
         println!("{line}");
     }
     let status = child.wait()?;
-    if skipped > 0 {
-        println!("skipped: {skipped} end-to-end tests (tests/tests): they need root");
-    }
     // Tests that do not compile are not counted, but cargo says so.
     if !status.success() && count.failed == 0 {
         println!("cargo test ended with {status}, though no test failed");
