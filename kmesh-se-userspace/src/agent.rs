@@ -9,6 +9,7 @@ mod enrolling;
 mod events;
 mod explain;
 mod handover;
+mod input;
 mod inventory;
 mod place;
 mod pods;
@@ -42,6 +43,7 @@ use self::{
     demand::Waiting,
     events::Refusals,
     handover::{Leaving, Taken},
+    input::{Input, why_stopped},
     place::{AttachCgroup, Unused},
     pods::PodEnrolments,
     saving::Saving,
@@ -50,7 +52,7 @@ use self::{
 };
 use crate::{
     admin::{AdminSocket, Door, Query},
-    config::{AgentArgs, Source},
+    config::AgentArgs,
     dns::{Ask, Clients, DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
     enrol::{self, Change},
     health::{Health, HealthServer, Step},
@@ -64,7 +66,7 @@ use crate::{
         Sink,
         aya::{AyaMaps, Heartbeat},
     },
-    source::{self, Event},
+    source::Event,
     state::{KnownAddresses, StateDir},
 };
 
@@ -91,6 +93,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     // Before anything is made: a signal that comes early waits for its turn instead of ending the process where it stands.
     let mut stop = StopSignals::new()?;
     let dynamic_ranges = args.dynamic_ranges()?;
+    let input = Input::open(&args).await?;
     let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
     let health = Arc::new(Health::default());
     let _health_server = match &args.health {
@@ -150,12 +153,15 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let resolver = Resolver::start(ResolveConfig::new(resolvers.clone()), updates_out, shutdown.clone());
     let node_dns = args.search.node_dns(searches);
     let pods = args.pods.enrol_pods.then(|| {
-        let node = args.place.node.as_deref().unwrap_or_default();
-        PodEnrolments::new(Pods::new(args.pods.settings(), node_dns.clone(), node), node_dns, clients)
+        let node = args.place().node;
+        PodEnrolments::new(Pods::new(args.pods.settings(), node_dns.clone(), &node), node_dns, clients)
     });
     let mut agent = Agent {
         started: Instant::now(),
-        reconciler: Reconciler::new(sink, vips, leases, names).at(args.place.place()).taking_over(remembered),
+        reconciler: Reconciler::new(sink, vips, leases, names)
+            .at(args.place())
+            .allocating(args.allocates_vips())
+            .taking_over(remembered),
         listen,
         dns: Arc::new(dns),
         dns_ports,
@@ -187,20 +193,14 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 
     let (events_out, events) = mpsc::channel(QUEUE);
     let (queries_out, queries) = mpsc::channel(QUEUE);
-    let Source::File(dir) = agent.args.source.clone();
-    let source = tokio::spawn(source::file::watch(
-        dir,
-        source::file::Options::default(),
-        events_out,
-        shutdown.clone(),
-    ));
+    let source = tokio::spawn(input.tell(events_out, shutdown.clone()));
     tasks.spawn(serve_admin(admin, queries_out, shutdown.clone()));
     let (handovers_out, handovers) = mpsc::channel(1);
     tasks.spawn(handover::serve(handover, handovers_out, shutdown.clone()));
 
     let result = tokio::select! {
         result = agent.run(Inputs { events, pod_cgroups, updates, asks, queries, handovers }) => result.map(Stop::HandOver),
-        result = source => Err(source_error(result)),
+        result = source => Err(why_stopped(result)),
         stop = stop.wait() => Ok(stop),
     };
     tracing::info!("stopping");
@@ -234,17 +234,6 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         stop.linger(&admin).await;
     }
     result
-}
-
-/// Why the source stopped, which it does only when it cannot go on.
-fn source_error(
-    result: Result<Result<(), source::file::FileSourceError>, tokio::task::JoinError>,
-) -> anyhow::Error {
-    match result {
-        Ok(Ok(())) => anyhow::anyhow!("the source stopped"),
-        Ok(Err(error)) => error.into(),
-        Err(error) => anyhow::Error::new(error).context("the source stopped"),
-    }
 }
 
 /// The admin socket and the one beside it: those of the agent that is taken over, or new ones.

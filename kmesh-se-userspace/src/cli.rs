@@ -63,8 +63,15 @@ pub struct Cli {
     )]
     pub output: Format,
 
-    /// Which log messages to write to stderr: a level, or per module as in `info,kmesh_se::dns=debug`.
-    #[arg(long, global = true, env = "KMESH_SE_LOG", default_value = "info", value_name = "FILTER")]
+    /// Which log messages to write to stderr: a level, or per module as in `info,kmesh_se::dns=debug`. The default leaves out what
+    /// the client of the API server says of each failed request, of which kmesh-se tells once.
+    #[arg(
+        long,
+        global = true,
+        env = "KMESH_SE_LOG",
+        default_value = "info,kube_client=off",
+        value_name = "FILTER"
+    )]
     pub log: String,
 
     /// What to do.

@@ -31,9 +31,20 @@ use crate::{
 /// Flags of `kmesh-se agent`.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
-    /// Where ServiceEntries come from: `file:DIR` watches the YAML and JSON files of a folder.
-    #[arg(long, env = "KMESH_SE_SOURCE", value_name = "file:DIR")]
+    /// Where ServiceEntries come from: `file:DIR` watches the YAML and JSON files of a folder, `kube` the API server of a
+    /// Kubernetes cluster.
+    #[arg(long, env = "KMESH_SE_SOURCE", value_name = "file:DIR|kube")]
     pub source: Source,
+
+    /// With `--source kube`: how to reach the API server. Default: the file that KUBECONFIG names, ~/.kube/config, or the
+    /// service account of the Pod that the agent runs in.
+    #[arg(long, env = "KMESH_SE_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Whether hosts without an address of their own get one from --vip-v4 and --vip-v6 here. Not where several nodes must
+    /// agree on it: there a host waits until somebody writes `status.addresses`. Default: true for files, false for `kube`.
+    #[arg(long, env = "KMESH_SE_ALLOCATE_VIPS", value_name = "true|false", action = clap::ArgAction::Set)]
+    pub allocate_vips: Option<bool>,
 
     /// The cgroup2 directory that the programs are attached to; made if it is not there. Processes of enrolled cgroups
     /// must be in it or below. Default: `kmesh-se` below the cgroup2 mount; with --enrol-pods the cgroup of all pods
@@ -170,7 +181,8 @@ pub struct PlaceArgs {
     #[arg(long, env = "KMESH_SE_LOCALITY", value_name = "REGION[/ZONE[/SUBZONE]]")]
     pub locality: Option<Locality>,
 
-    /// The name of this node, for entries that prefer backends on the same node.
+    /// The name of this node, for entries that prefer backends on the same node and, with `--source kube`, for the Pods that are
+    /// its own. Default with `--source kube`: the name of the host, as the kubelet has it.
     #[arg(long, env = "KMESH_SE_NODE", value_name = "NAME")]
     pub node: Option<String>,
 }
@@ -234,12 +246,15 @@ pub struct RangesOverlap {
 pub enum Source {
     /// A folder of files.
     File(PathBuf),
+    /// The API server of a cluster.
+    Kube,
 }
 
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(dir) => write!(f, "file:{}", dir.display()),
+            Self::Kube => f.write_str("kube"),
         }
     }
 }
@@ -250,7 +265,8 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(dir.into())),
-            _ => Err(format!("`{text}` is not a source: write file:DIR")),
+            None if text == "kube" => Ok(Self::Kube),
+            _ => Err(format!("`{text}` is not a source: write file:DIR, or kube")),
         }
     }
 }
@@ -299,6 +315,24 @@ impl FromStr for ResolverArg {
 }
 
 impl AgentArgs {
+    /// Whether virtual addresses are allocated here.
+    #[must_use]
+    pub fn allocates_vips(&self) -> bool {
+        self.allocate_vips.unwrap_or(self.source != Source::Kube)
+    }
+
+    /// Where this node is and, in a cluster, what it is called.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let mut place = self.place.place();
+        if place.node.is_empty() && self.source == Source::Kube {
+            let host = nix::sys::utsname::uname();
+            place.node =
+                host.map(|host| host.nodename().to_string_lossy().to_lowercase()).unwrap_or_default();
+        }
+        place
+    }
+
     /// The capacities of the maps.
     #[must_use]
     pub fn capacities(&self) -> Capacities {
@@ -384,13 +418,28 @@ mod tests {
         }
     }
 
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        agent: AgentArgs,
+    }
+
+    #[test]
+    fn addresses_are_allocated_by_one_host_alone() {
+        for (flags, allocates) in [
+            (&["--source", "file:/x"][..], true),
+            (&["--source", "kube"], false),
+            (&["--source", "file:/x", "--allocate-vips", "false"], false),
+            (&["--source", "kube", "--allocate-vips", "true"], true),
+        ] {
+            let words = ["agent"].iter().chain(flags);
+            let line = <Line as clap::Parser>::try_parse_from(words).expect("good flags");
+            assert_eq!(line.agent.allocates_vips(), allocates, "{flags:?}");
+        }
+    }
+
     #[test]
     fn ranges_must_not_overlap() {
-        #[derive(clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            agent: AgentArgs,
-        }
         for (flags, fits) in [
             (&[][..], true),
             (&["--dynamic-v4", "240.240.128.0/17"], false),

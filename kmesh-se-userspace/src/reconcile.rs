@@ -5,6 +5,7 @@
 
 mod leases;
 mod report;
+mod vips;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,8 @@ pub struct Reconciler<M> {
     snapshot: Snapshot,
     resolved: Resolved,
     vips: VipPool,
+    /// Whether hosts get addresses from `vips`.
+    allocates: bool,
     /// The names below DYNAMIC_DNS wildcards that clients use.
     leases: Leases,
     desired: Desired,
@@ -81,6 +84,7 @@ impl<M: Maps> Reconciler<M> {
             snapshot: Snapshot::default(),
             resolved: Resolved::new(),
             vips,
+            allocates: true,
             leases,
             desired: Desired::default(),
             sink,
@@ -102,6 +106,14 @@ impl<M: Maps> Reconciler<M> {
     #[must_use]
     pub fn at(mut self, place: Place) -> Self {
         self.snapshot = Snapshot::at(place);
+        self
+    }
+
+    /// Whether hosts without an address get one here; if not, they wait until an object has one. To be called before the first
+    /// event.
+    #[must_use]
+    pub fn allocating(mut self, allocates: bool) -> Self {
+        self.allocates = allocates;
         self
     }
 
@@ -382,41 +394,6 @@ impl<M: Maps> Reconciler<M> {
                 _ => {}
             }
         }
-    }
-
-    /// Allocates or releases the host's VIPs; says whether something changed.
-    fn update_vips(&mut self, host: &HostName, now: Timestamp) -> bool {
-        let had = self.vips.get(host).copied();
-        if !desired::needs_vip(&self.snapshot, host) {
-            self.report.clear_exhausted(host);
-            self.vips.release(host, now);
-            return had.is_some();
-        }
-        match self.vips.ensure(host, now, |address| self.snapshot.is_written(address)) {
-            Ok(vips) => {
-                self.report.clear_exhausted(host);
-                had != Some(vips)
-            }
-            Err(error) => {
-                if self.report.set_exhausted(host, &error) {
-                    tracing::error!(host = %host, %error, "no virtual address left");
-                }
-                false
-            }
-        }
-    }
-
-    /// The hosts that kept their VIP from an earlier run but that no object names now lose it.
-    fn release_unused_vips(&mut self, now: Timestamp) -> bool {
-        let unused: Vec<HostName> = self
-            .vips
-            .iter()
-            .map(|(h, _)| h)
-            .filter(|h| !desired::needs_vip(&self.snapshot, h))
-            .cloned()
-            .collect();
-        unused.iter().for_each(|host| self.vips.release(host, now));
-        !unused.is_empty()
     }
 
     /// What was rejected, warned of or failed.

@@ -1,8 +1,9 @@
-//! Where facts enter: folders of files, later Kubernetes.
+//! Where facts enter: folders of files, or Kubernetes.
 //!
 //! In: raw input. Out: [`Event`]s. Never: validation, or an import of `resolve`, `sink` or `dns`.
 
 pub mod file;
+pub mod kube;
 
 use serde::Serialize;
 

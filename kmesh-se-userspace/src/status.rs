@@ -48,6 +48,8 @@ pub struct Status {
     pub maps: Vec<MapStatus>,
     /// Hosts that are not wholly programmed.
     pub failures: Vec<FailureStatus>,
+    /// Hosts that wait for an address that others allocate.
+    pub pending: Vec<PendingStatus>,
     /// The DNS server.
     pub dns: DnsStatus,
     /// Resolved names.
@@ -175,6 +177,20 @@ pub struct MapStatus {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct FailureStatus {
     pub host: String,
+    pub reason: String,
+    pub message: String,
+}
+
+/// A condition of an entry that is not served for one of its hosts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in `plan`")]
+pub struct PendingStatus {
+    pub namespace: String,
+    pub name: String,
+    pub host: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: String,
     pub reason: String,
     pub message: String,
 }

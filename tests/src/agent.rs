@@ -49,6 +49,8 @@ pub struct Flags {
     pub program: PathBuf,
     /// The folder of YAML files.
     pub source: PathBuf,
+    /// The cluster to watch instead of the folder, and the name that the node has there.
+    pub cluster: Option<(PathBuf, String)>,
     /// The cgroup to attach to.
     pub attach: PathBuf,
     /// Where its programs and maps are pinned.
@@ -73,14 +75,19 @@ impl Flags {
         let (state, admin) = (folder.join("state"), folder.join("admin.sock"));
         let pin = run.pins();
         let attach = attach.to_owned();
-        Ok(Flags { program: program()?, source, attach, pin, state, admin, more: Vec::new() })
+        let (program, more) = (program()?, Vec::new());
+        Ok(Flags { program, source, cluster: None, attach, pin, state, admin, more })
     }
 
     /// The agent's command line, after the word `kmesh-se`.
     pub fn arguments(&self) -> Vec<String> {
         let path = |path: &Path| path.display().to_string();
-        let mut words =
-            vec!["agent".to_owned(), "--source".to_owned(), format!("file:{}", self.source.display())];
+        let mut words = vec!["agent".to_owned(), "--source".to_owned()];
+        match &self.cluster {
+            None => words.push(format!("file:{}", self.source.display())),
+            Some((kubeconfig, node)) => words
+                .extend(["kube", "--kubeconfig", &path(kubeconfig), "--node", node].map(ToOwned::to_owned)),
+        }
         words.extend(["--attach".to_owned(), path(&self.attach)]);
         words.extend(["--dns-listen".to_owned(), format!("{NODE}:15053")]);
         words.extend(["--resolver".to_owned(), DNS.to_string()]);

@@ -24,7 +24,7 @@ impl Agent {
         Ok(match state {
             DumpState::Snapshot => self.dump_snapshot()?,
             DumpState::Resolved => self.dump_resolved()?,
-            DumpState::Desired => self.dump_desired(),
+            DumpState::Desired => self.dump_desired()?,
             DumpState::Actual => self.dump_actual(from_kernel)?,
             DumpState::Diff => self.dump_diff(),
         })
@@ -68,7 +68,7 @@ impl Agent {
         desired.rows(&keys)
     }
 
-    fn dump_desired(&self) -> Value {
+    fn dump_desired(&self) -> Result<Value, serde_json::Error> {
         let mut value = tables(&self.desired_tables());
         let hosts = self.reconciler.desired().hosts();
         let names = hosts.flat_map(|(host, desired)| {
@@ -76,8 +76,9 @@ impl Agent {
             views.map(move |(scope, view)| name(host, scope, view))
         });
         value["names"] = names.collect();
+        value["pending"] = serde_json::to_value(self.pending())?;
         value["revision"] = json!(self.reconciler.snapshot().revision);
-        value
+        Ok(value)
     }
 
     fn dump_actual(&self, from_kernel: bool) -> Result<Value, MapError> {

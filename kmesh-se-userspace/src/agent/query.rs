@@ -15,8 +15,8 @@ use crate::{
     model::{Issue, Namespace, Transport, is_namespace},
     status::{
         BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus,
-        ObjectStatus, OtherProgram, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal, ResolveStatus,
-        RouteStatus, ServiceStatus, Services, SourceStatus, Status,
+        ObjectStatus, OtherProgram, PendingStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal,
+        ResolveStatus, RouteStatus, ServiceStatus, Services, SourceStatus, Status,
     },
 };
 
@@ -120,6 +120,7 @@ impl Agent {
             pods: self.pods_status(),
             maps: self.map_status(),
             failures,
+            pending: self.pending(),
             dns,
             resolve: self.resolve_status(),
             counters: self
@@ -132,6 +133,19 @@ impl Agent {
                 .collect(),
             refusals: self.refusals(),
         }
+    }
+
+    pub(super) fn pending(&self) -> Vec<PendingStatus> {
+        let pending = self.reconciler.pending().map(|(entry, host, condition)| PendingStatus {
+            namespace: entry.object.namespace.to_string(),
+            name: entry.object.name.to_string(),
+            host: host.to_string(),
+            kind: condition.kind.to_owned(),
+            status: condition.status.to_owned(),
+            reason: condition.reason.to_owned(),
+            message: condition.message,
+        });
+        pending.collect()
     }
 
     fn source_status(&self) -> SourceStatus {

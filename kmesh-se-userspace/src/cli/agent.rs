@@ -14,6 +14,7 @@ use crate::{agent, config::AgentArgs};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  \
     kmesh-se agent --source file:examples --resolver 10.96.0.10\n  \
+    kmesh-se agent --source kube --node \"$NODE_NAME\"\n  \
     kmesh-se exec -- curl -s http://kmesh-fake.com/headers")]
 pub struct Args {
     #[command(flatten)]

@@ -7,6 +7,9 @@ use std::io::{self, Write};
 use super::{AdminArgs, Answer, Mood, Output, Text, block_on, visible};
 use crate::status::Status;
 
+/// How many hosts that wait for an address are shown; JSON has all.
+const SHOWN_PENDING: usize = 10;
+
 /// Show whether the agent is healthy, and what it holds.
 ///
 /// Exit status: 0 healthy, 1 not healthy (the reasons are printed), 2 no agent answers.
@@ -56,6 +59,14 @@ fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
     for problem in &source.problems {
         let word = paint.mood(Mood::Bad, "problem");
         writeln!(out, "  {word} {}: {} ({})", problem.origin, problem.message, problem.reason)?;
+    }
+    for waiting in status.pending.iter().take(SHOWN_PENDING) {
+        let word = paint.mood(Mood::Warning, "pending");
+        let entry = format!("ServiceEntry {}/{}", waiting.namespace, waiting.name);
+        writeln!(out, "  {word} {entry}: {}: {} ({})", waiting.host, waiting.message, waiting.reason)?;
+    }
+    if let Some(more @ 1..) = status.pending.len().checked_sub(SHOWN_PENDING) {
+        writeln!(out, "  {} {more} more hosts", paint.mood(Mood::Warning, "pending"))?;
     }
     let programs = &status.programs;
     writeln!(out, "programs  {} attached to {}", programs.programs.len(), programs.cgroup)?;

@@ -123,10 +123,13 @@ impl<'a> View<'a> {
 /// Whether some entry of `host` wants a VIP allocated for it.
 #[must_use]
 pub fn needs_vip(snapshot: &Snapshot, host: &HostName) -> bool {
-    snapshot.entries_of(host).iter().any(|entry| {
-        let has_status = in_status(entry, host).next().is_some();
-        entry.export_to != ExportTo::Nobody && !has_status && may_allocate(entry, host)
-    })
+    snapshot.entries_of(host).iter().any(|entry| lacks_vip(entry, host))
+}
+
+/// Whether `entry` wants a VIP allocated for `host` and has none in its status.
+pub(super) fn lacks_vip(entry: &Entry, host: &HostName) -> bool {
+    let has_status = in_status(entry, host).next().is_some();
+    entry.export_to != ExportTo::Nobody && !has_status && may_allocate(entry, host)
 }
 
 /// The addresses that somebody has allocated for `host`. As with Istio, who wants none allocated does not get them.

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{Scope, winner};
+use super::{Scope, build::lacks_vip, winner};
 use crate::model::{Entry, HostName, Snapshot};
 
 /// A condition in the manner of Kubernetes.
@@ -54,6 +54,19 @@ pub(super) fn conditions(
         add(&mut found, "NothingSelected", message);
     }
     found
+}
+
+/// That nobody has allocated an address for `host` of `entry` yet, where that is for others to do.
+#[must_use]
+pub fn address_pending(entry: &Entry, host: &HostName) -> Option<Condition> {
+    lacks_vip(entry, host).then(|| Condition {
+        kind: "Programmed",
+        status: "False",
+        reason: "AddressPending",
+        message: "no address is allocated yet: run a controller that writes status.addresses, or set spec.addresses; on a \
+                  single node the agent can allocate by itself with --allocate-vips true"
+            .to_owned(),
+    })
 }
 
 /// Adds something to know of; what has one reason is one condition.

@@ -277,18 +277,7 @@ impl Values<'_> {
             out.push(Parsed::Failed(failure));
             return;
         }
-        map.remove("kind");
-        map.insert("apiVersion".to_owned(), Value::String(api_version));
-        let value = Value::Object(map);
-        let typed = match known {
-            Kind::ServiceEntry => typed(value).map(|(o, w)| (Object::ServiceEntry(Box::new(o)), w)),
-            Kind::WorkloadEntry => typed(value).map(|(o, w)| (Object::WorkloadEntry(Box::new(o)), w)),
-            // Only some of the fields of these are read.
-            Kind::Pod => typed(value).map(|(o, _)| (Object::Pod(Box::new(o)), Vec::new())),
-            Kind::Service => typed(value).map(|(o, _)| (Object::Service(Box::new(o)), Vec::new())),
-            Kind::Node => typed(value).map(|(o, _)| (Object::Node(Box::new(o)), Vec::new())),
-            Kind::Namespace => typed(value).map(|(o, _)| (Object::Namespace(Box::new(o)), Vec::new())),
-        };
+        let typed = read_known(*known, api_version, map);
         out.push(match typed {
             Ok((object, warnings)) => Parsed::Object { line: failure.line, object, warnings },
             Err(issues) => {
@@ -304,6 +293,45 @@ impl Values<'_> {
         let shape = || self.shape.get_or_init(|| locate::Shape::of(self.text)).as_ref();
         let line = if path.is_empty() { None } else { shape().and_then(|s| s.line_of(path)) };
         self.line + line.unwrap_or_else(|| locate::first_content_line(self.text)) - 1
+    }
+}
+
+/// Reads an object of a kind that is known from elsewhere, as from the answer of an API server: the object and the fields
+/// that the API does not have.
+///
+/// # Errors
+/// Every field that has the wrong type: tell who wrote the object.
+pub fn read_object(
+    kind: Kind,
+    api_version: &str,
+    mut value: Value,
+) -> Result<(Object, Vec<Issue>), Vec<Issue>> {
+    tree::strip_nulls(&mut value);
+    match value {
+        Value::Object(map) => read_known(kind, api_version.to_owned(), map),
+        other => {
+            let message = format!("an object is expected here, not {}", tree::type_name(&other));
+            Err(vec![Issue::new("", Reason::NotAnObject, message)])
+        }
+    }
+}
+
+fn read_known(
+    kind: Kind,
+    api_version: String,
+    mut map: serde_json::Map<String, Value>,
+) -> Result<(Object, Vec<Issue>), Vec<Issue>> {
+    map.remove("kind");
+    map.insert("apiVersion".to_owned(), Value::String(api_version));
+    let value = Value::Object(map);
+    match kind {
+        Kind::ServiceEntry => typed(value).map(|(o, w)| (Object::ServiceEntry(Box::new(o)), w)),
+        Kind::WorkloadEntry => typed(value).map(|(o, w)| (Object::WorkloadEntry(Box::new(o)), w)),
+        // Only some of the fields of these are read.
+        Kind::Pod => typed(value).map(|(o, _)| (Object::Pod(Box::new(o)), Vec::new())),
+        Kind::Service => typed(value).map(|(o, _)| (Object::Service(Box::new(o)), Vec::new())),
+        Kind::Node => typed(value).map(|(o, _)| (Object::Node(Box::new(o)), Vec::new())),
+        Kind::Namespace => typed(value).map(|(o, _)| (Object::Namespace(Box::new(o)), Vec::new())),
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn type_name(value: &Value) -> &'static str {
 }
 
 /// A field that is null is a field that is not there, as in Kubernetes.
-fn strip_nulls(value: &mut Value) {
+pub(super) fn strip_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, v| !v.is_null());

@@ -77,3 +77,30 @@ fn when_one_family_is_used_up_the_other_serves_alone() {
     assert_eq!(node.query("default", "c.com"), ["2001:2::3"]);
     assert_eq!(node.failures(), []);
 }
+
+#[test]
+fn where_others_allocate_a_host_waits_for_its_address() {
+    let pending = |node: &Node| {
+        let pending = node.reconciler.pending();
+        pending
+            .map(|(entry, host, condition)| format!("{} {host} {}", entry.object, condition.reason))
+            .collect::<Vec<_>>()
+    };
+    let mut node = Node::new();
+    node.reconciler = node.reconciler.allocating(false);
+    node.apply(&entry_for("a.com, b.com", ""));
+    node.step();
+    assert_eq!((vip(&node, "a.com"), node.frontends()), (None, vec![]));
+    let wanted = ["a.com", "b.com"].map(|host| format!("ServiceEntry default/a {host} AddressPending"));
+    assert_eq!(pending(&node), wanted);
+    node.apply(
+        &(entry_for("a.com, b.com", "") + "status: {addresses: [{value: 240.240.0.7, host: b.com}]}\n"),
+    );
+    node.step();
+    assert_eq!(node.frontends(), ["* 240.240.0.7:80 TCP -> 10.0.0.1:80"]);
+    assert_eq!(pending(&node), wanted[..1]);
+    // Who wants none waits for none.
+    node.apply(&entry_for("a.com", "networking.istio.io/enable-autoallocate-ip: \"false\""));
+    node.step();
+    assert_eq!(pending(&node), [""; 0]);
+}
