@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{AddressRange, Condition, Desired, Frontend, Scope};
+use super::{AddressRange, Condition, Desired, Frontend, Scope, ServiceKey};
 use crate::model::{HostName, Namespace, ObjectRef, Port};
 
 /// How many of the addresses within a range a message names.
@@ -75,6 +75,16 @@ fn taken(
             return Some(shadowed(reason, message));
         }
         let winner = desired.winner_of(&frontend).filter(|winner| winner.host != *host)?;
+        let own = wanted.and_then(|wanted| wanted.tables.frontends.get(&frontend));
+        if own.is_some_and(|own| own.entry == winner.entry) {
+            return another_host(desired, winner, own).then(|| {
+                let message = format!(
+                    "clients of this namespace get {at} from {}, another host of this entry",
+                    winner.host
+                );
+                shadowed("AnotherHostWins", message)
+            });
+        }
         let (reason, why) = why(&winner.entry);
         Some(shadowed(
             reason,
@@ -82,6 +92,12 @@ fn taken(
         ))
     });
     lost.collect()
+}
+
+/// Whether the backends of two services differ.
+fn another_host(desired: &Desired, winner: &ServiceKey, own: Option<&ServiceKey>) -> bool {
+    let backends = |key: &ServiceKey| desired.get(&key.host)?.tables.services.get(key);
+    own.and_then(backends) != backends(winner)
 }
 
 fn holes(

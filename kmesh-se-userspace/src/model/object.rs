@@ -342,6 +342,19 @@ impl<'de> Deserialize<'de> for Whole {
                     .map(Whole)
                     .map_err(|_| E::custom(format_args!("the number {number} is too large")))
             }
+
+            /// `80.0` and `8e1`, which the API server takes for 80.
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Whole, E> {
+                /// Above it not every whole number is a float.
+                const MAX: f64 = (1_u64 << 53) as f64;
+                if number.fract() != 0.0 {
+                    return Err(E::invalid_type(de::Unexpected::Float(number), &self));
+                }
+                if number.abs() > MAX {
+                    return Err(E::custom(format_args!("the number {number} is too large")));
+                }
+                Ok(Whole(number as i64))
+            }
         }
 
         deserializer.deserialize_i64(Visitor)

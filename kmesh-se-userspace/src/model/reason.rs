@@ -99,6 +99,8 @@ reasons! {
     ProtocolUnknown,
     /// `targetPort` is not in 1..65535.
     TargetPortOutOfRange,
+    /// NONE goes to the port that is dialled (warning).
+    TargetPortNotUsed,
     /// A TCP port that no address leads to (warning).
     TcpPortWithoutAddress,
 

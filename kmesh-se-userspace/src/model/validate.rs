@@ -105,15 +105,20 @@ pub fn validate_workload_entry(raw: &WorkloadEntry) -> Verdict<Workload> {
     // Istio merges them in this order.
     let mut labels = raw.spec.labels.clone();
     labels.extend(raw.metadata.labels.clone());
-    if endpoint.locality.is_empty() {
+    if raw.spec.locality.is_empty() {
         endpoint.locality = cluster::locality_label(&labels).unwrap_or_default();
     }
     // With health checks, a workload is one only once a check has found it healthy.
-    let is_checked = raw.metadata.annotations.get(HEALTH_CHECKS).is_some_and(|v| v == "true");
+    let is_checked = raw.metadata.annotations.get(HEALTH_CHECKS).is_some_and(|text| is_true(text));
     let is_healthy = raw.status.conditions.iter().any(|c| c.type_ == "Healthy" && c.status == "True");
     let is_ready = is_healthy || !is_checked;
     let workload = Workload { object: raw.object_ref(), labels, endpoints: vec![endpoint], is_ready };
     report.into_verdict(workload, |_, _| {})
+}
+
+/// Whether an annotation says yes, in any of Istio's spellings.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
 /// What was found so far.

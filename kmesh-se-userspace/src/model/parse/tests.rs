@@ -278,6 +278,46 @@ fn objects_that_cannot_be_told_are_failures_that_say_so() {
 }
 
 #[test]
+fn whole_numbers_may_be_written_as_floats() {
+    let with_port = |number: &str| format!("{}  ports: [{{number: {number}, name: a}}]\n", entry("a"));
+    for number in ["80.0", "8e1", "0x50"] {
+        let items = parse(with_port(number).as_bytes());
+        let Parsed::Object { object: Object::ServiceEntry(entry), .. } = &items[0] else {
+            panic!("{items:?}")
+        };
+        assert_eq!(entry.spec.ports[0].number, Some(80), "{number}");
+    }
+    for (number, told) in [
+        ("80.5", "floating point `80.5`, expected a whole number"),
+        ("1e30", "too large"),
+        ("99999999999999999999", "too large"),
+    ] {
+        let items = parse(with_port(number).as_bytes());
+        let issue = &failures(&items)[0].issues[0];
+        assert!(issue.field == "spec.ports[0].number" && issue.message.contains(told), "{issue:?}");
+    }
+}
+
+#[test]
+fn errors_are_told_to_who_wrote_the_text_and_not_to_a_programmer() {
+    let many: String = (0..20_000).map(|i| format!("- &a{i} x\n")).collect();
+    for (text, told) in [
+        ("a: 1\na: 2\n", "duplicate mapping key `a` is not allowed here"),
+        (&*"- ".repeat(100), "too large or too complex"),
+        (&*many, "too large or too complex"),
+        ("&a [*a]", "reference"),
+    ] {
+        let items = parse(text.as_bytes());
+        let message = &failures(&items)[0].issues[0].message;
+        let start: String = text.chars().take(20).collect();
+        assert!(message.contains(told), "{start}: {message}");
+        for jargon in ["Policy", "Options", "breach", "weak"] {
+            assert!(!message.contains(jargon), "{start}: {message}");
+        }
+    }
+}
+
+#[test]
 fn hostile_texts_end_quickly_in_one_failure() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
     for i in 1..12 {

@@ -3,7 +3,9 @@
 //! In: the text of one document. Out: its values, without the fields that are null. Never: types of fields.
 
 use serde_json::Value;
-use serde_saphyr::{Options, options::DuplicateKeyPolicy};
+use serde_saphyr::{MessageFormatter, Options, UserMessageFormatter, options::DuplicateKeyPolicy};
+
+const TOO_COMPLEX: &str = "YAML document too large or too complex";
 
 /// Why a text is neither YAML nor JSON.
 #[derive(Debug)]
@@ -87,15 +89,13 @@ fn looks_like_json(text: &str) -> bool {
     after.starts_with(['"', '}'])
 }
 
-/// The line is told apart and counts from the start of the file, so it must not be in the message too.
+/// In words for who wrote the text. The line is told apart and counts from the start of the file.
 fn yaml_error(error: &serde_saphyr::Error) -> SyntaxError {
-    let mut message = format!("not valid YAML: {error}");
-    let mut line = 1;
-    if let Some(at) = error.location() {
-        line = usize::try_from(at.line()).unwrap_or(1).max(1);
-        message = message.replace(&format!(" at line {}, column {}", at.line(), at.column()), "");
-    }
-    SyntaxError { line, message }
+    let line = error.location().and_then(|at| usize::try_from(at.line()).ok()).unwrap_or(1).max(1);
+    let message = UserMessageFormatter.format_message(error);
+    // What follows are the parser's own figures.
+    let message = if message.starts_with(TOO_COMPLEX) { TOO_COMPLEX } else { &*message };
+    SyntaxError { line, message: format!("not valid YAML: {message}") }
 }
 
 fn json_error(error: &serde_json::Error) -> SyntaxError {

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{MAX_ENDPOINTS, Report, host, metadata, port::port_number};
+use super::{MAX_ENDPOINTS, Report, cluster, host, metadata, port::port_number};
 use crate::model::{Endpoint, EndpointAddress, HostName, Reason, Resolution, ServicePort, WorkloadEntrySpec};
 
 /// What an endpoint is for, which decides what it may be.
@@ -38,7 +38,10 @@ pub(super) fn single(raw: &WorkloadEntrySpec, field: &str, role: Role<'_>, repor
         address,
         ports,
         weight: weight.max(1),
-        locality: raw.locality.clone(),
+        locality: match raw.locality.as_str() {
+            "" => cluster::locality_label(&raw.labels).unwrap_or_default(),
+            locality => locality.to_owned(),
+        },
         network: raw.network.clone(),
         labels: raw.labels.clone(),
         service_account: raw.service_account.clone(),

@@ -29,6 +29,12 @@ pub(super) fn hosts(raw: &[String], report: &mut Report) -> Vec<HostName> {
             report.error(field, Reason::HostTooLong, message);
             continue;
         }
+        if !text.is_ascii() {
+            let message =
+                format!("host {text:?} is not ASCII; write it as DNS has it, as in xn--bcher-kva.example");
+            report.error(field, Reason::HostInvalid, message);
+            continue;
+        }
         if !is_host(text) {
             let message = format!(
                 "host {text:?} is not a DNS name: labels of 1 to 63 letters, digits and '-', with dots between \
@@ -120,7 +126,10 @@ pub(super) fn status_addresses(
         match address.value.parse::<IpAddr>() {
             Ok(ip) => {
                 let host = (!address.host.is_empty()).then(|| HostName::new(&address.host));
-                addresses.push((ip.to_canonical(), host));
+                let address = (ip.to_canonical(), host);
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
             }
             Err(_) => {
                 let message = format!("{:?} is not an IP address, so it is ignored", address.value);

@@ -43,6 +43,13 @@ fn none(spec: &ServiceEntrySpec, report: &mut Report) {
                        or DNS, or remove them";
         report.error("spec.endpoints", Reason::EndpointsNotAllowed, message);
     }
+    for (i, listed) in spec.ports.iter().enumerate().take(super::MAX_PORTS) {
+        let target = listed.target_port.and_then(port::port_number);
+        if target.is_some() && listed.target_port != listed.number {
+            let message = "with resolution NONE connections go to the port that is dialled; use STATIC or DNS for another";
+            report.warn(format!("spec.ports[{i}].targetPort"), Reason::TargetPortNotUsed, message);
+        }
+    }
 }
 
 fn dns(spec: &ServiceEntrySpec, resolution: Resolution, report: &mut Report) {

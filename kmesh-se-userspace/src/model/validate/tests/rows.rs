@@ -43,6 +43,7 @@ pub(super) fn rows() -> Vec<Row> {
         (with(json!({"hosts": ["*.a.com"]})), &[], &[]),
         (with(json!({"hosts": ["*"]})), &["spec.hosts[0] HostIsBareWildcard"], &[]),
         (with(json!({"hosts": ["a.com", "a_b.com"]})), &["spec.hosts[1] HostInvalid"], &[]),
+        (with(json!({"hosts": ["b\u{fc}cher.example"]})), &["spec.hosts[0] HostInvalid"], &[]),
         (
             with(json!({"hosts": ["", "a..b", "-a.com", "a-.com"]})),
             &[
@@ -166,6 +167,12 @@ pub(super) fn rows() -> Vec<Row> {
             "protocol": PROTOCOLS[i].0.to_lowercase()})), "addresses": ["10.0.0.1"]})),
             &[],
             &[],
+        ),
+        (
+            with(json!({"ports": [{"number": 80, "name": "a", "protocol": "HTTP", "targetPort": 81},
+                               {"number": 82, "name": "b", "protocol": "HTTP", "targetPort": 82}]})),
+            &[],
+            &["spec.ports[0].targetPort TargetPortNotUsed"],
         ),
         (
             with(json!({"ports": [{"number": 80, "name": "a", "protocol": "HTTP", "targetPort": 0},
