@@ -49,7 +49,8 @@ pub fn dns(bytes: &[u8]) {
     let Some((&[choice, at], message)) = bytes.split_first_chunk() else { return };
     let transport = if choice & 1 == 0 { Transport::Udp } else { Transport::Tcp };
     let waited = [Waited::NotYet, Waited::ToTheEnd, Waited::TooLong][usize::from(choice >> 1) % 3];
-    let client = Client { namespace: &Namespace::default(), search: &SEARCH };
+    let namespace = Namespace::default();
+    let client = Client::of(&namespace, &SEARCH);
     match answer(&TABLE, client, transport, message, waited) {
         Decision::Reply(reply) => {
             check(message, &reply);

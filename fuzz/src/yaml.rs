@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use kmesh_se::{
-    desired::{self, DYNAMIC_RANGES, Known, LeaseLimits, Leases, VipPool, VipRanges},
+    desired::{self, DYNAMIC_RANGES, Known, LeaseLimits, Leases, User, VipPool, VipRanges},
     model::{HostName, Namespace, Parsed, Resolved, Snapshot, parse, validate},
 };
 
@@ -39,7 +39,7 @@ pub fn yaml(bytes: &[u8]) {
         assert!(led_to, "a frontend of {host} leads nowhere");
         if let Some(suffix) = host.wildcard_suffix() {
             let name = HostName::new(&format!("x.{suffix}"));
-            let _ = leases.ask(&name, &Namespace::default(), now);
+            let _ = leases.ask(&name, &User::of(Namespace::default()), now);
             let _ = leases.ensure_vips(&name, now, |_| false);
             let _ = desired::concrete(known, leases.vips(&name), &name);
         }

@@ -60,7 +60,7 @@ use crate::{
     model::{HostName, Namespace},
     pods::Pods,
     reconcile::Reconciler,
-    resolve::{self, ResolveConfig, Resolver},
+    resolve::{self, Resolver},
     routes::{self as vip_routes, RouteError},
     sink::{
         Sink,
@@ -150,7 +150,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let vips = state.load_vips(args.vip_ranges())?;
     let leases = state.load_leases(dynamic_ranges, args.lease_limits(), Timestamp::now())?;
     let (updates_out, updates) = mpsc::channel(QUEUE);
-    let resolver = Resolver::start(ResolveConfig::new(resolvers.clone()), updates_out, shutdown.clone());
+    let resolver = Resolver::start(args.resolve.config(resolvers.clone()), updates_out, shutdown.clone());
     let node_dns = args.search.node_dns(searches);
     let pods = args.pods.enrol_pods.then(|| {
         let node = args.place().node;

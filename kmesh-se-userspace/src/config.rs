@@ -9,6 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use clap::Args;
@@ -25,6 +26,7 @@ use crate::{
     loader,
     model::{HostName, Locality, Namespace, Place},
     pods::NodeDns,
+    resolve::ResolveConfig,
     sink::Capacities,
 };
 
@@ -127,14 +129,18 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_DYNAMIC_V6", value_name = "CIDR", default_value_t = DYNAMIC_RANGES.v6)]
     pub dynamic_v6: Ipv6Net,
 
-    /// How many names below DYNAMIC_DNS wildcards the clients of one namespace may use at one time. Beyond that, names are the
-    /// resolver's, and `status` says so.
+    /// How many names below DYNAMIC_DNS wildcards the clients of one namespace at one address, as those of a Pod, may use at one
+    /// time. Beyond that, names are the resolver's, and `status` says so.
     #[arg(long, env = "KMESH_SE_DYNAMIC_NAMES", value_name = "N", default_value_t = LeaseLimits::default().names)]
     pub dynamic_names: usize,
 
     /// After how many seconds without a question or a connection a name below a DYNAMIC_DNS wildcard is forgotten.
     #[arg(long, env = "KMESH_SE_DYNAMIC_IDLE", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
     pub dynamic_idle: u32,
+
+    /// How names are kept resolved.
+    #[command(flatten)]
+    pub resolve: ResolveArgs,
 
     /// Where the node is: nearer backends are preferred.
     #[command(flatten)]
@@ -171,6 +177,36 @@ pub struct AgentArgs {
     /// Connected sockets that are remembered without an allocation, 64 bytes each; rounded up to a power of two.
     #[arg(long, env = "KMESH_SE_MAX_CONNECTIONS", value_name = "N", default_value_t = l::MAX_CONNECTIONS, value_parser = capacity())]
     pub max_connections: u32,
+}
+
+/// How the names of endpoints and hosts are kept resolved.
+#[derive(Clone, Debug, Args)]
+pub struct ResolveArgs {
+    /// A name is asked for again after this many seconds at the earliest, however short its records live.
+    #[arg(long, env = "KMESH_SE_DNS_MIN_TTL", value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub dns_min_ttl: u32,
+
+    /// A name is asked for again after this many seconds at the latest, however long its records live.
+    #[arg(long, env = "KMESH_SE_DNS_MAX_TTL", value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    pub dns_max_ttl: u32,
+
+    /// For how many seconds the last addresses of a name are used while its resolvers fail.
+    #[arg(long, env = "KMESH_SE_DNS_STALE", value_name = "SECONDS", default_value_t = 86_400)]
+    pub dns_stale: u32,
+}
+
+impl ResolveArgs {
+    /// The same for a resolver that asks `servers`.
+    #[must_use]
+    pub fn config(&self, servers: Vec<SocketAddr>) -> ResolveConfig {
+        let secs = |secs: u32| Duration::from_secs(secs.into());
+        ResolveConfig {
+            min_ttl: secs(self.dns_min_ttl),
+            max_ttl: secs(self.dns_max_ttl),
+            stale_for: secs(self.dns_stale),
+            ..ResolveConfig::new(servers)
+        }
+    }
 }
 
 /// Where this node is.
@@ -425,17 +461,17 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_allocated_by_one_host_alone() {
-        for (flags, allocates) in [
-            (&["--source", "file:/x"][..], true),
-            (&["--source", "kube"], false),
-            (&["--source", "file:/x", "--allocate-vips", "false"], false),
-            (&["--source", "kube", "--allocate-vips", "true"], true),
-        ] {
-            let words = ["agent"].iter().chain(flags);
-            let line = <Line as clap::Parser>::try_parse_from(words).expect("good flags");
-            assert_eq!(line.agent.allocates_vips(), allocates, "{flags:?}");
-        }
+    fn the_times_of_resolving_are_flags_and_those_of_the_resolver_by_default() {
+        let config = |flags: &[&str]| {
+            let words = ["agent", "--source", "file:/x"].iter().chain(flags);
+            <Line as clap::Parser>::try_parse_from(words).map(|line| line.agent.resolve.config(Vec::new()))
+        };
+        assert_eq!(config(&[]).expect("good flags"), ResolveConfig::new(Vec::new()));
+        let flags = ["--dns-min-ttl", "5", "--dns-max-ttl", "60", "--dns-stale", "0"];
+        let set = config(&flags).expect("good flags");
+        let secs = [set.min_ttl, set.max_ttl, set.stale_for].map(|time| time.as_secs());
+        assert_eq!(secs, [5, 60, 0]);
+        assert!(config(&["--dns-min-ttl", "0"]).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     io::Write,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    desired::{LeaseLimits, Leases, VipPool, VipRanges, Vips},
+    desired::{LeaseLimits, Leases, User, VipPool, VipRanges, Vips},
     model::{Addresses, HostName, Namespace},
 };
 
@@ -55,7 +56,13 @@ struct SavedLeases {
 struct SavedLease {
     #[serde(flatten)]
     vips: Vips,
-    namespaces: Vec<String>,
+    clients: Vec<SavedClient>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedClient {
+    namespace: String,
+    address: IpAddr,
 }
 
 /// The addresses that a name had.
@@ -149,8 +156,8 @@ impl StateDir {
         now: Timestamp,
     ) -> Result<Leases, StateError> {
         let mut leases = Leases::new(ranges, limits);
-        for (name, SavedLease { vips, namespaces }) in self.load::<SavedLeases>(LEASES)?.names {
-            let users = namespaces.iter().map(|namespace| Namespace::new(namespace));
+        for (name, SavedLease { vips, clients }) in self.load::<SavedLeases>(LEASES)?.names {
+            let users = clients.iter().map(|c| User::new(Namespace::new(&c.namespace), c.address));
             if !leases.restore(&HostName::new(&name), vips, users, now) {
                 tracing::warn!(host = name, "a name has lost an address that is not in the ranges any more");
             }
@@ -164,8 +171,9 @@ impl StateDir {
     /// As [`StateDir::save_vips`].
     pub fn save_leases(&self, leases: &Leases) -> Result<(), StateError> {
         let names = leases.iter().filter_map(|(host, vips, users)| {
-            let namespaces = users.map(ToString::to_string).collect();
-            Some((host.to_string(), SavedLease { vips: *vips?, namespaces }))
+            let saved = |c: &User| SavedClient { namespace: c.namespace.to_string(), address: c.address };
+            let clients = users.map(saved).collect();
+            Some((host.to_string(), SavedLease { vips: *vips?, clients }))
         });
         self.save(LEASES, SavedLeases { names: names.collect() })
     }
@@ -275,7 +283,11 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let state = StateDir::open(dir.path())?;
         let load = |ranges| state.load_leases(ranges, LeaseLimits::default(), Timestamp::UNIX_EPOCH);
-        let (a, b, shop) = (HostName::new("a.w.com"), HostName::new("b.w.com"), Namespace::new("shop"));
+        let (a, b, shop) = (
+            HostName::new("a.w.com"),
+            HostName::new("b.w.com"),
+            User::new(Namespace::new("shop"), [10, 0, 0, 7].into()),
+        );
         let mut leases = load(VipRanges::default())?;
         leases.ask(&a, &shop, Timestamp::UNIX_EPOCH)?;
         leases.ask(&b, &shop, Timestamp::UNIX_EPOCH)?;

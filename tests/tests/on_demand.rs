@@ -170,6 +170,11 @@ fn names_beyond_the_quota_are_the_resolvers_and_status_names_the_flag() -> anyho
     assert_eq!(status["failures"][0]["reason"], "TooManyNames", "{status}");
     assert_eq!(status["failures"][0]["host"], "*.lazy.test");
     assert!(mentions(&status["failures"], "--dynamic-names"), "{status}");
+
+    // Another client of the same namespace has a quota of its own.
+    stage.topology.sleep.ip("addr add 10.244.1.66/24 dev eth0\n")?;
+    let told = dig(&stage, &["b.lazy.test", "A", "+short", "-b", "10.244.1.66"])?;
+    assert!(told.starts_with("240.241."), "{told}");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ pub(super) type Waiting = BTreeMap<HostName, Vec<oneshot::Sender<()>>>;
 impl Agent {
     /// A client asks for a name that it cannot be answered yet.
     pub(super) fn demand(&mut self, ask: Ask) {
-        self.reconciler.demand(&ask.name, &ask.namespace, Timestamp::now());
+        self.reconciler.demand(&ask.name, &ask.user, Timestamp::now());
         self.waiting.entry(ask.name).or_default().push(ask.done);
     }
 

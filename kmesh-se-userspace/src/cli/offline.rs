@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::input;
 use crate::{
-    desired::{self, DYNAMIC_RANGES, Known, LeaseLimits, Leases, Scope, VipPool, VipRanges},
+    desired::{self, DYNAMIC_RANGES, Known, LeaseLimits, Leases, Scope, User, VipPool, VipRanges},
     model::{
         Addresses, HostName, Issue, Namespace, Object, ObjectRef, Parsed, Place, Reason, Resolved, Snapshot,
         parse, validate,
@@ -39,6 +39,10 @@ pub(super) struct Rejected {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) errors: Vec<Issue>,
+    /// Where it is from; `-` is stdin.
+    pub(super) file: String,
+    /// Line in the file, from 1.
+    pub(super) line: usize,
 }
 
 impl Offline {
@@ -51,8 +55,8 @@ impl Offline {
     ) -> anyhow::Result<Self> {
         let mut offline = Self { snapshot: Snapshot::at(place), ..Self::default() };
         for path in inputs {
-            for (_, bytes) in input::read(path, stdin)? {
-                offline.add(&bytes);
+            for (file, bytes) in input::read(path, stdin)? {
+                offline.add(&file, &bytes);
             }
         }
         if let Some(path) = hosts {
@@ -62,27 +66,29 @@ impl Offline {
         Ok(offline)
     }
 
-    fn add(&mut self, bytes: &[u8]) {
+    fn add(&mut self, file: &str, bytes: &[u8]) {
         for item in parse(bytes) {
             match item {
-                Parsed::Object { object, .. } => self.add_object(&object),
+                Parsed::Object { line, object, .. } => self.add_object((file, line), &object),
                 Parsed::Failed(failure) => self.rejected.push(Rejected {
                     kind: failure.kind.unwrap_or_default(),
                     namespace: failure.namespace.unwrap_or_else(|| "default".to_owned()),
                     name: failure.name.unwrap_or_default(),
                     errors: failure.issues,
+                    file: file.to_owned(),
+                    line: failure.line,
                 }),
                 Parsed::Skipped { .. } => {}
             }
         }
     }
 
-    fn add_object(&mut self, object: &Object) {
+    fn add_object(&mut self, at: (&str, usize), object: &Object) {
         let reference = object.object_ref();
         if !self.seen.insert(reference.clone()) {
             let message = "another object of this kind, namespace and name comes first".to_owned();
-            return self
-                .reject(&reference, vec![Issue::new("metadata.name", Reason::ObjectDuplicate, message)]);
+            let issue = Issue::new("metadata.name", Reason::ObjectDuplicate, message);
+            return self.reject(at, &reference, vec![issue]);
         }
         let verdict = validate(object);
         if let Some(accepted) = verdict.accepted {
@@ -90,16 +96,18 @@ impl Offline {
         }
         let errors = verdict.errors;
         if !errors.is_empty() {
-            self.reject(&reference, errors);
+            self.reject(at, &reference, errors);
         }
     }
 
-    fn reject(&mut self, object: &ObjectRef, errors: Vec<Issue>) {
+    fn reject(&mut self, (file, line): (&str, usize), object: &ObjectRef, errors: Vec<Issue>) {
         self.rejected.push(Rejected {
             kind: object.kind.to_string(),
             namespace: object.namespace.to_string(),
             name: object.name.to_string(),
             errors,
+            file: file.to_owned(),
+            line,
         });
     }
 
@@ -134,12 +142,12 @@ impl Offline {
         let now = Timestamp::UNIX_EPOCH;
         let mut leases =
             Leases::new(DYNAMIC_RANGES, LeaseLimits { names: usize::MAX, ..LeaseLimits::default() });
-        let scope = Scope::Namespace(namespace.clone());
+        let (scope, user) = (Scope::Namespace(namespace.clone()), User::of(namespace.clone()));
         let given =
             self.resolved.keys().filter(|name| desired::dynamic_view(&self.snapshot, name, &scope).is_some());
         for name in given {
             let is_written = |address| self.snapshot.is_written(address);
-            let leased = leases.ask(name, namespace, now).map_err(|error| error.to_string());
+            let leased = leases.ask(name, &user, now).map_err(|error| error.to_string());
             let leased = leased
                 .and_then(|()| leases.ensure_vips(name, now, is_written).map_err(|error| error.to_string()));
             if let Err(error) = leased {

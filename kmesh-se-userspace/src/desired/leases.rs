@@ -21,10 +21,34 @@ pub const DYNAMIC_RANGES: VipRanges = VipRanges {
     v6: Ipv6Net::new_assert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),
 };
 
+/// Who uses names: the clients of one namespace at one address. On Kubernetes that is one Pod; commands of one network
+/// namespace, and Pods in that of their node, count together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct User {
+    /// Whose view they have.
+    pub namespace: Namespace,
+    /// Where they ask from.
+    pub address: IpAddr,
+}
+
+impl User {
+    /// The clients of `namespace` at `address`, which an IPv6 socket may have seen as a mapped one.
+    #[must_use]
+    pub fn new(namespace: Namespace, address: IpAddr) -> Self {
+        Self { namespace, address: address.to_canonical() }
+    }
+
+    /// Anybody of `namespace`, for who only wants to know what would be answered.
+    #[must_use]
+    pub fn of(namespace: Namespace) -> Self {
+        Self::new(namespace, Ipv4Addr::UNSPECIFIED.into())
+    }
+}
+
 /// How many concrete names, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseLimits {
-    /// Names that the clients of one namespace may have in use at one time.
+    /// Names that one client may have in use at one time.
     pub names: usize,
     /// A name that was neither asked for nor connected to for this long is no longer in use.
     pub idle: SignedDuration,
@@ -36,18 +60,20 @@ impl Default for LeaseLimits {
     }
 }
 
-/// The clients of a namespace use as many names as they may.
+/// A client uses as many names as it may.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "clients of namespace {namespace} use {limit} names under wildcards; {host} and others are left to the resolver: \
-     raise --dynamic-names"
+    "the client {} of namespace {} uses {limit} names under wildcards; {host} and others are left to the resolver: raise \
+     --dynamic-names",
+    user.address,
+    user.namespace
 )]
 pub struct QuotaFull {
     /// The name that was asked for.
     pub host: HostName,
-    /// Whose clients asked.
-    pub namespace: Namespace,
-    /// How many names they may use.
+    /// Who asked.
+    pub user: User,
+    /// How many names it may use.
     pub limit: usize,
 }
 
@@ -57,16 +83,16 @@ pub struct Leases {
     pool: VipPool,
     limits: LeaseLimits,
     names: BTreeMap<HostName, Lease>,
-    /// Namespace -> how many names it uses.
-    counts: BTreeMap<Namespace, usize>,
+    /// User -> how many names it uses.
+    counts: BTreeMap<User, usize>,
     /// Whether something is to be saved.
     is_changed: bool,
 }
 
 #[derive(Debug)]
 struct Lease {
-    /// Namespace -> when one of its clients asked last.
-    users: BTreeMap<Namespace, Timestamp>,
+    /// User -> when it asked last.
+    users: BTreeMap<User, Timestamp>,
     /// Connections when they were last looked at.
     connects: u64,
 }
@@ -84,38 +110,37 @@ impl Leases {
         &mut self,
         host: &HostName,
         vips: Vips,
-        users: impl IntoIterator<Item = Namespace>,
+        users: impl IntoIterator<Item = User>,
         now: Timestamp,
     ) -> bool {
-        for namespace in users {
-            self.add_user(host, &namespace, now);
+        for user in users {
+            self.add_user(host, &user, now);
         }
         self.pool.restore(host, vips);
         self.pool.get(host) == Some(&vips)
     }
 
-    /// A client of `namespace` asks for `host`.
+    /// `user` asks for `host`.
     ///
     /// # Errors
-    /// [`QuotaFull`]: the name is not in use by that namespace, and cannot be.
-    pub fn ask(&mut self, host: &HostName, namespace: &Namespace, now: Timestamp) -> Result<(), QuotaFull> {
-        if let Some(at) = self.names.get_mut(host).and_then(|lease| lease.users.get_mut(namespace)) {
+    /// [`QuotaFull`]: the name is not in use by that client, and cannot be.
+    pub fn ask(&mut self, host: &HostName, user: &User, now: Timestamp) -> Result<(), QuotaFull> {
+        if let Some(at) = self.names.get_mut(host).and_then(|lease| lease.users.get_mut(user)) {
             *at = now;
             return Ok(());
         }
-        if self.counts.get(namespace).copied().unwrap_or_default() >= self.limits.names {
-            let (host, namespace) = (host.clone(), namespace.clone());
-            return Err(QuotaFull { host, namespace, limit: self.limits.names });
+        if self.counts.get(user).copied().unwrap_or_default() >= self.limits.names {
+            return Err(QuotaFull { host: host.clone(), user: user.clone(), limit: self.limits.names });
         }
-        self.add_user(host, namespace, now);
+        self.add_user(host, user, now);
         Ok(())
     }
 
-    fn add_user(&mut self, host: &HostName, namespace: &Namespace, now: Timestamp) {
+    fn add_user(&mut self, host: &HostName, user: &User, now: Timestamp) {
         let lease =
             self.names.entry(host.clone()).or_insert_with(|| Lease { users: BTreeMap::new(), connects: 0 });
-        if lease.users.insert(namespace.clone(), now).is_none() {
-            *self.counts.entry(namespace.clone()).or_default() += 1;
+        if lease.users.insert(user.clone(), now).is_none() {
+            *self.counts.entry(user.clone()).or_default() += 1;
         }
     }
 
@@ -150,12 +175,12 @@ impl Leases {
     /// Nobody uses `host` any more. Its addresses rest before another name gets them.
     pub fn end(&mut self, host: &HostName, now: Timestamp) {
         let Some(lease) = self.names.remove(host) else { return };
-        lease.users.keys().for_each(|namespace| release(&mut self.counts, namespace));
+        lease.users.keys().for_each(|user| release(&mut self.counts, user));
         self.is_changed |= self.pool.get(host).is_some();
         self.pool.release(host, now);
     }
 
-    /// The names that nobody has asked for in time. A namespace that has not, while another one has, is no user any more.
+    /// The names that nobody has asked for in time. A client that has not, while another one has, is no user any more.
     pub fn quiet(&mut self, now: Timestamp) -> Vec<HostName> {
         let Self { names, counts, limits, .. } = self;
         let mut quiet = Vec::new();
@@ -165,10 +190,10 @@ impl Leases {
                 quiet.push(host.clone());
                 continue;
             }
-            lease.users.retain(|namespace, at| {
+            lease.users.retain(|user, at| {
                 let stays = !is_idle(at);
                 if !stays {
-                    release(counts, namespace);
+                    release(counts, user);
                 }
                 stays
             });
@@ -195,7 +220,7 @@ impl Leases {
     }
 
     /// All names with their addresses and users.
-    pub fn iter(&self) -> impl Iterator<Item = (&HostName, Option<&Vips>, impl Iterator<Item = &Namespace>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&HostName, Option<&Vips>, impl Iterator<Item = &User>)> {
         self.names.iter().map(|(host, lease)| (host, self.pool.get(host), lease.users.keys()))
     }
 
@@ -205,11 +230,11 @@ impl Leases {
     }
 }
 
-fn release(counts: &mut BTreeMap<Namespace, usize>, namespace: &Namespace) {
-    if let Some(count) = counts.get_mut(namespace) {
+fn release(counts: &mut BTreeMap<User, usize>, user: &User) {
+    if let Some(count) = counts.get_mut(user) {
         *count -= 1;
         if *count == 0 {
-            counts.remove(namespace);
+            counts.remove(user);
         }
     }
 }

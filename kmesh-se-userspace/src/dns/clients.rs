@@ -10,15 +10,34 @@ use std::{
 };
 
 use super::Search;
-use crate::model::{HostName, Namespace};
+use crate::{
+    desired::User,
+    model::{HostName, Namespace},
+};
 
 /// One who asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
     /// Whose view it has.
     pub namespace: &'a Namespace,
+    /// Where it asks from.
+    pub address: IpAddr,
     /// The domains that it searches.
     pub search: &'a Search,
+}
+
+impl<'a> Client<'a> {
+    /// Any client of `namespace`, for who only wants to know what it would be answered.
+    #[must_use]
+    pub fn of(namespace: &'a Namespace, search: &'a Search) -> Self {
+        Self { namespace, address: Ipv4Addr::UNSPECIFIED.into(), search }
+    }
+
+    /// The same as a user of names on demand.
+    #[must_use]
+    pub fn user(&self) -> User {
+        User::new(self.namespace.clone(), self.address)
+    }
 }
 
 /// What a query gets.

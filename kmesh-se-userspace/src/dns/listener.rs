@@ -27,7 +27,10 @@ use super::{
     stats::{Counters, count},
     tcp,
 };
-use crate::model::{HostName, Namespace};
+use crate::{
+    desired::User,
+    model::{HostName, Namespace},
+};
 
 /// The largest query taken over UDP, in bytes: what a datagram can be, since what is not ours is to go on unchanged.
 const QUERY_SIZE_MAX: usize = 65_535;
@@ -71,9 +74,10 @@ enum Next {
     Nothing,
 }
 
-/// A name on demand, and what the client that asks for it searches.
+/// A name on demand, and who asks for it.
 struct Demanded {
     name: HostName,
+    client: IpAddr,
     search: Arc<Search>,
 }
 
@@ -211,18 +215,20 @@ impl Listener {
         let counters = &self.shared.counters;
         count(&counters.queries);
         let name = match self.shared.clients.access(&self.namespace, client) {
-            Access::Answer(search) => match self.answer(transport, query, &search, Waited::NotYet) {
-                Decision::Reply(reply) => {
-                    count(counter_of(counters, &reply));
-                    return Next::Reply(reply);
+            Access::Answer(search) => {
+                match self.answer(transport, query, self.client(client, &search), Waited::NotYet) {
+                    Decision::Reply(reply) => {
+                        count(counter_of(counters, &reply));
+                        return Next::Reply(reply);
+                    }
+                    Decision::Drop => {
+                        count(&counters.dropped);
+                        return Next::Nothing;
+                    }
+                    Decision::Forward => None,
+                    Decision::Ask(name) => Some(Demanded { name, client, search }),
                 }
-                Decision::Drop => {
-                    count(&counters.dropped);
-                    return Next::Nothing;
-                }
-                Decision::Forward => None,
-                Decision::Ask(name) => Some(Demanded { name, search }),
-            },
+            }
             Access::Forward => None,
             Access::Refuse => {
                 let reply = refusal(query);
@@ -239,16 +245,20 @@ impl Listener {
         }
     }
 
-    fn answer(&self, transport: Transport, query: &[u8], search: &Search, waited: Waited) -> Decision {
-        let client = Client { namespace: &self.namespace, search };
+    fn client<'a>(&'a self, address: IpAddr, search: &'a Search) -> Client<'a> {
+        Client { namespace: &self.namespace, address, search }
+    }
+
+    fn answer(&self, transport: Transport, query: &[u8], client: Client<'_>, waited: Waited) -> Decision {
         answer(&self.shared.table, client, transport, query, waited)
     }
 
     /// The reply to a query for which something is to be waited for.
     async fn later(&self, transport: Transport, query: &[u8], demanded: Option<Demanded>) -> Option<Vec<u8>> {
-        if let Some(Demanded { name, search }) = demanded {
-            let waited = self.demand(name).await;
-            match self.answer(transport, query, &search, waited) {
+        if let Some(Demanded { name, client, search }) = demanded {
+            let client = self.client(client, &search);
+            let waited = self.demand(name, client.user()).await;
+            match self.answer(transport, query, client, waited) {
                 Decision::Reply(reply) => {
                     count(counter_of(&self.shared.counters, &reply));
                     return Some(reply);
@@ -260,10 +270,10 @@ impl Listener {
     }
 
     /// Has addresses made for a name, and waits for them.
-    async fn demand(&self, name: HostName) -> Waited {
+    async fn demand(&self, name: HostName, user: User) -> Waited {
         let asked = async {
             let (done, told) = oneshot::channel();
-            let ask = Ask { name, namespace: self.namespace.clone(), done };
+            let ask = Ask { name, user, done };
             self.shared.asks.send(ask).await.ok()?;
             told.await.ok()
         };

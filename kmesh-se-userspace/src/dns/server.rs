@@ -27,7 +27,10 @@ use super::{
     listener::{Ending, Listener},
     stats::Counters,
 };
-use crate::model::{HostName, Namespace};
+use crate::{
+    desired::User,
+    model::{HostName, Namespace},
+};
 
 /// The DNS server of a node. Dropping it closes its ports soon after; `close` waits until they are.
 pub struct DnsServer {
@@ -76,8 +79,8 @@ struct Port {
 pub struct Ask {
     /// The name, below a wildcard.
     pub name: HostName,
-    /// The client's.
-    pub namespace: Namespace,
+    /// Who asks.
+    pub user: User,
     /// To be told when the table has the name, or never will.
     pub done: oneshot::Sender<()>,
 }

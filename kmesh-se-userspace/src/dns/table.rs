@@ -9,7 +9,7 @@ use std::{
 
 use super::Client;
 use crate::{
-    desired::{NameEntry, NameView},
+    desired::{NameEntry, NameView, User},
     model::{HostName, Namespace},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 pub struct NameTable {
     tables: RwLock<Tables>,
     /// The concrete names that were answered, and to whom.
-    used: Mutex<BTreeSet<(HostName, Namespace)>>,
+    used: Mutex<BTreeSet<(HostName, User)>>,
 }
 
 #[derive(Debug, Default)]
@@ -91,9 +91,9 @@ impl NameTable {
         tables.concrete.get(name.as_str()).map(|concrete| (concrete.entry.clone(), concrete.is_complete))
     }
 
-    /// The concrete names that were answered since this was last asked, and to clients of which namespaces.
+    /// The concrete names that were answered since this was last asked, and to which clients.
     #[must_use]
-    pub fn take_used(&self) -> BTreeSet<(HostName, Namespace)> {
+    pub fn take_used(&self) -> BTreeSet<(HostName, User)> {
         std::mem::take(&mut self.used.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -113,7 +113,7 @@ impl NameTable {
     /// the resolver.
     #[must_use]
     pub fn lookup(&self, client: Client<'_>, name: &HostName) -> Found {
-        let Client { namespace, search } = client;
+        let Client { namespace, search, .. } = client;
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let aliases = || search.aliases(namespace, name.as_str());
         let exact = |alias| Some((alias, tables.exact.get(alias)?.view(namespace)?));
@@ -123,7 +123,7 @@ impl NameTable {
                 let found = tables.on_demand(namespace, alias);
                 if let Found::Ours { name, .. } = &found {
                     let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-                    used.insert((name.clone(), namespace.clone()));
+                    used.insert((name.clone(), client.user()));
                 }
                 found
             }
@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn find(table: &NameTable, search: &Search, namespace: &str, name: &str) -> Found {
-        table.lookup(Client { namespace: &Namespace::new(namespace), search }, &HostName::new(name))
+        table.lookup(Client::of(&Namespace::new(namespace), search), &HostName::new(name))
     }
 
     fn lookup(table: &NameTable, namespace: &str, name: &str) -> Option<String> {
@@ -292,8 +292,9 @@ mod tests {
             Some(entry)
         };
         let find = |namespace| find(&table, &Search::default(), namespace, "a.b.test");
-        let (name, used) =
-            (HostName::new("a.b.test"), |namespace| (HostName::new("a.b.test"), Namespace::new(namespace)));
+        let (name, used) = (HostName::new("a.b.test"), |namespace| {
+            (HostName::new("a.b.test"), User::of(Namespace::new(namespace)))
+        });
         table.set(HostName::new("*.test"), on_demand(None));
         assert_eq!(find("x"), Found::OnDemand { name: name.clone(), so_far: None });
         table.set_concrete(&name, Some((entry(&["240.241.0.1"]), false)));

@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Reconciler;
 use crate::{
-    desired::{self, HostDesired, NameEntry, Scope, ServiceKey},
-    model::{Addresses, HostName, Namespace},
+    desired::{self, HostDesired, NameEntry, Scope, ServiceKey, User},
+    model::{Addresses, HostName},
     sink::Maps,
 };
 
@@ -18,15 +18,15 @@ use crate::{
 const REPORTED: SignedDuration = SignedDuration::from_mins(1);
 
 impl<M: Maps> Reconciler<M> {
-    /// A client of `namespace` asks for a concrete name, which is in use from now on, if a wildcard that the namespace sees
-    /// gives it, and the namespace may use one more.
-    pub fn demand(&mut self, name: &HostName, namespace: &Namespace, now: Timestamp) {
-        let scope = Scope::Namespace(namespace.clone());
+    /// `user` asks for a concrete name, which is in use from now on, if a wildcard that it sees gives it, and it may use
+    /// one more.
+    pub fn demand(&mut self, name: &HostName, user: &User, now: Timestamp) {
+        let scope = Scope::Namespace(user.namespace.clone());
         let Some((wildcard, _)) = desired::dynamic_view(&self.snapshot, name, &scope) else { return };
         let is_new = !self.leases.contains(name);
-        if let Err(error) = self.leases.ask(name, namespace, now) {
+        if let Err(error) = self.leases.ask(name, user, now) {
             if self.report.set_full(&wildcard, error.to_string(), now) {
-                tracing::warn!(host = %name, namespace = %namespace, %error, "no virtual address for a name");
+                tracing::warn!(host = %name, namespace = %user.namespace, client = %user.address, %error, "no virtual address for a name");
             }
             return;
         }
@@ -53,11 +53,11 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Clients have been answered these names.
-    pub fn used(&mut self, names: BTreeSet<(HostName, Namespace)>, now: Timestamp) {
-        for (name, namespace) in names {
-            // Beyond its quota a namespace is no user, but another one is, or it would not have been answered.
+    pub fn used(&mut self, names: BTreeSet<(HostName, User)>, now: Timestamp) {
+        for (name, user) in names {
+            // Beyond its quota a client is no user, but another one is, or it would not have been answered.
             if self.leases.contains(&name) {
-                drop(self.leases.ask(&name, &namespace, now));
+                drop(self.leases.ask(&name, &user, now));
             }
         }
     }

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::{
-    desired::{LeaseLimits, VipRanges},
+    desired::{LeaseLimits, User, VipRanges},
     dns::{Client, Found, NameTable, Search},
     model::{Addresses, HostName, Kind, Namespace, Object, ObjectRef, Parsed, Place, parse},
     sink::{Capacities, Sink, memory::MemoryMaps},
@@ -63,8 +63,8 @@ impl Node {
         Self { reconciler, names, wanted: BTreeSet::new(), now: Timestamp::UNIX_EPOCH }
     }
 
-    fn at(place: Place) -> Self {
-        let mut node = Self::new();
+    fn at(place: Place, ranges: VipRanges) -> Self {
+        let mut node = Self::with(Capacities::default(), ranges);
         node.reconciler = node.reconciler.at(place);
         node
     }
@@ -121,8 +121,7 @@ impl Node {
     }
 
     fn look_up(&self, namespace: &str, name: &str) -> Found {
-        let client = Client { namespace: &Namespace::new(namespace), search: &Search::default() };
-        self.names.lookup(client, &HostName::new(name))
+        self.names.lookup(Client::of(&Namespace::new(namespace), &Search::default()), &HostName::new(name))
     }
 
     /// What a client of `namespace` is answered: the addresses of both families; none when the name is not ours.
@@ -176,6 +175,10 @@ impl Node {
         assert_eq!(self.failures(), []);
         assert_eq!(self.reconciler.report().objects().count(), 0);
     }
+}
+
+fn user(namespace: &str) -> User {
+    User::of(Namespace::new(namespace))
 }
 
 fn addresses(texts: &[&str]) -> Addresses {

@@ -22,7 +22,7 @@ fn client() -> Client<'static> {
     static CLIENT: LazyLock<(Namespace, Search)> =
         LazyLock::new(|| (Namespace::default(), Search::new(Some(HostName::new("cluster.local")), [])));
     let (namespace, search) = &*CLIENT;
-    Client { namespace, search }
+    Client::of(namespace, search)
 }
 
 fn decide(transport: Transport, query: &[u8]) -> Decision {

@@ -33,7 +33,11 @@ async fn a_client_waits_until_its_name_has_addresses() {
             asks.push(bench.asked.recv().await.expect("an ask"));
         }
         for ask in asks {
-            assert_eq!((ask.name.to_string() + ".", ask.namespace), (name.to_owned(), Namespace::default()));
+            assert_eq!(
+                (ask.name.to_string() + ".", ask.user.namespace),
+                (name.to_owned(), Namespace::default())
+            );
+            assert!(ask.user.address.is_loopback(), "{}", ask.user.address);
             bench.table.set_concrete(&ask.name, Some((entry(&["240.241.0.1"]), true)));
             ask.done.send(()).expect("somebody waits");
         }

@@ -13,7 +13,7 @@ fn names(names: &[&str]) -> BTreeSet<HostName> {
 
 impl Node {
     fn demand(&mut self, namespace: &str, name: &str) {
-        self.reconciler.demand(&HostName::new(name), &Namespace::new(namespace), self.now);
+        self.reconciler.demand(&HostName::new(name), &user(namespace), self.now);
     }
 
     /// Both families are known.
@@ -165,7 +165,7 @@ fn a_name_is_in_use_while_somebody_asks_or_connects() {
 }
 
 #[test]
-fn a_namespace_uses_no_more_names_than_it_may_and_status_says_so() {
+fn a_client_uses_no_more_names_than_it_may_and_status_says_so() {
     let mut node = Node::new();
     node.apply(&wildcard(""));
     node.use_name("default", "a.w.com", &["10.0.0.1"]);
@@ -174,10 +174,15 @@ fn a_namespace_uses_no_more_names_than_it_may_and_status_says_so() {
     assert!(!node.waits("c.w.com") && !node.reconciler.is_dirty());
     assert_eq!(node.failures(), [("*.w.com".to_owned(), "TooManyNames")]);
     let message = node.reconciler.report().failures().next().map(|(.., message)| message.to_owned());
-    assert!(message.is_some_and(
-        |m| m.contains("namespace default uses 2 names") || m.contains("namespace default use 2 names")
-    ));
-    // Names that are in use go on; another namespace has names of its own, while the range has addresses.
+    assert!(message.is_some_and(|m| m.contains("client 0.0.0.0 of namespace default uses 2 names")));
+    // Names that are in use go on; another client has names of its own, of the same namespace or another, while the range has
+    // addresses.
+    let neighbour = User::new(Namespace::default(), [10, 0, 0, 7].into());
+    node.reconciler.demand(&HostName::new("e.w.com"), &neighbour, node.now);
+    assert!(node.waits("e.w.com"));
+    node.step();
+    node.complete("e.w.com", &[]);
+    node.step();
     assert_eq!(node.query("default", "a.w.com"), ["240.241.0.1"]);
     // IPv4 has two of them, IPv6 three.
     node.use_name("other", "c.w.com", &["10.0.0.3"]);
@@ -206,7 +211,7 @@ fn a_namespace_uses_no_more_names_than_it_may_and_status_says_so() {
 }
 
 #[test]
-fn a_namespace_that_stops_asking_gets_its_share_back_while_another_goes_on() {
+fn a_client_that_stops_asking_gets_its_share_back_while_another_goes_on() {
     let mut node = Node::new();
     node.apply(&wildcard(""));
     for name in ["a.w.com", "b.w.com"] {
