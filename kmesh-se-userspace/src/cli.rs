@@ -34,7 +34,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::admin::{self, AdminClient};
+use crate::{
+    admin::{self, AdminClient},
+    model::{Namespace, is_namespace},
+};
 
 pub use self::{
     output::{Format, Mood, Output, Paint, Text, visible},
@@ -162,6 +165,14 @@ impl AdminArgs {
     fn path(&self) -> &Path {
         &self.admin
     }
+}
+
+/// The namespace of a client, as a flag gives it.
+fn client_namespace(text: &str) -> Result<Namespace, String> {
+    if is_namespace(text) {
+        return Ok(Namespace::new(text));
+    }
+    Err(format!("`{text}` is not a name of a namespace: at most 63 of a-z, 0-9 and '-'"))
 }
 
 /// `3 s`, or nothing.

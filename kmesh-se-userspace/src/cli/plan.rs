@@ -11,8 +11,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{
-    Answer, Cell, Mood, Output, Table, Text,
+    Answer, Cell, Mood, Output, Table, Text, client_namespace,
     offline::{Offline, Rejected},
+    output::visible,
 };
 use crate::{
     config::PlaceArgs,
@@ -34,8 +35,8 @@ pub struct Args {
     pub inputs: Vec<PathBuf>,
 
     /// The namespace of the client.
-    #[arg(short, long, env = "KMESH_SE_NAMESPACE", default_value = "default", value_name = "NS")]
-    pub namespace: String,
+    #[arg(short, long, env = "KMESH_SE_NAMESPACE", default_value = "default", value_name = "NS", value_parser = client_namespace)]
+    pub namespace: Namespace,
 
     /// Where the client is.
     #[command(flatten)]
@@ -81,18 +82,36 @@ fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::R
         "--outbound-policy registry-only is not built yet; connections to unknown hosts pass"
     );
     let offline = Offline::read(&args.inputs, args.hosts.as_deref(), args.place.place(), stdin)?;
-    let namespace = Namespace::new(&args.namespace);
     let vips = offline.vips();
-    let plan = desired::plan(offline.known(&vips), &offline.leases(&namespace), &namespace);
+    let leases = offline.leases(&args.namespace);
+    let plan = desired::plan(offline.known(&vips), &leases, &args.namespace);
     let report = Report { plan, rejected: offline.rejected };
     output.print(&report, text)?;
     Ok(if report.rejected.is_empty() { Answer::Yes } else { Answer::No })
 }
 
 fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
-    if report.plan.services.is_empty() && report.rejected.is_empty() {
-        return writeln!(out, "No ServiceEntry that this namespace sees.");
+    if report.plan.services.is_empty() {
+        writeln!(out, "No ServiceEntry that this namespace sees.")?;
+    } else {
+        services(report, out)?;
     }
+    for rejected in &report.rejected {
+        let named = |text: &str| if text.is_empty() { "-".to_owned() } else { visible(text) };
+        let [kind, name] = [&rejected.kind, &rejected.name].map(|text| named(text));
+        for issue in &rejected.errors {
+            // An issue with the text as a whole has no field.
+            let told = issue.to_string();
+            let told = visible(told.strip_prefix(": ").unwrap_or(&told));
+            let place = format!("{}:{}", visible(&rejected.file), rejected.line);
+            let word = out.paint.mood(Mood::Bad, "rejected");
+            writeln!(out, "{word}: {kind} {}/{name} at {place}: {told}", visible(&rejected.namespace))?;
+        }
+    }
+    Ok(())
+}
+
+fn services(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
     let mut table =
         Table::new(["NAMESPACE", "NAME", "HOST", "RESOLUTION", "VIPS", "PORT", "MODE", "BACKENDS"]);
     for service in &report.plan.services {
@@ -120,12 +139,6 @@ fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
             let is_well = condition.kind == "Programmed" && condition.status == "True";
             let mood = if is_well { Mood::Good } else { Mood::Warning };
             table.note(mood, condition.reason, &condition.message);
-        }
-    }
-    for rejected in &report.rejected {
-        for issue in &rejected.errors {
-            let object = format!("{} {}/{}", rejected.kind, rejected.namespace, rejected.name);
-            table.note(Mood::Bad, issue.reason, &format!("{object}: {}: {}", issue.field, issue.message));
         }
     }
     table.write(out)

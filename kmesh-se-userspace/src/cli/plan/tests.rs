@@ -8,16 +8,23 @@ use crate::cli::{Format, output::Shared};
 const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n  \
                      hosts: [a.com]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: STATIC\n";
 
-fn plan(flags: &[&str], stdin: &str) -> (Answer, Value) {
+fn parse_args(flags: &[&str]) -> Result<Args, clap::Error> {
     #[derive(clap::Parser)]
     struct Command {
         #[command(flatten)]
         args: Args,
     }
     let flags = [&["plan", "-"], flags].concat();
-    let args = <Command as clap::Parser>::try_parse_from(flags).expect("flags").args;
+    <Command as clap::Parser>::try_parse_from(flags).map(|command| command.args)
+}
+
+fn args(flags: &[&str]) -> Args {
+    parse_args(flags).expect("flags")
+}
+
+fn plan(flags: &[&str], stdin: &str) -> (Answer, Value) {
     let shared = Shared::default();
-    let answer = run_with(&args, &mut stdin.as_bytes(), &mut Output::to(shared.clone(), Format::Json));
+    let answer = run_with(&args(flags), &mut stdin.as_bytes(), &mut Output::to(shared.clone(), Format::Json));
     (answer.expect("planned"), serde_json::from_str(&shared.text()).expect("JSON"))
 }
 
@@ -44,6 +51,33 @@ fn a_plan_is_told_in_the_contract_s_json() {
         "rejected": [],
     });
     assert_eq!(plan, expected);
+}
+
+#[test]
+fn what_is_rejected_is_named_also_when_there_is_nothing_else() {
+    let bad = ENTRY.replace("number: 80", "number: 0");
+    let shared = Shared::default();
+    let answer = run_with(
+        &args(&[]),
+        &mut format!("{bad}---\n- x\n").as_bytes(),
+        &mut Output::to(shared.clone(), Format::Text),
+    );
+    assert_eq!(answer.expect("planned"), Answer::No);
+    assert_eq!(
+        shared.text(),
+        "No ServiceEntry that this namespace sees.\n\
+         rejected: ServiceEntry default/a at -:1: spec.ports[0].number: port 0 is not in 1..65535 (PortOutOfRange)\n\
+         rejected: - default/- at -:9: an object is expected here, not a list; start with apiVersion and kind \
+         (NotAnObject)\n"
+    );
+}
+
+#[test]
+fn a_namespace_that_cannot_be_one_is_refused() {
+    for namespace in ["", "X", "a b", "a.b", "../a"] {
+        let refused = parse_args(&["--namespace", namespace]).expect_err("refused");
+        assert!(refused.to_string().contains("is not a name of a namespace"), "{refused}");
+    }
 }
 
 #[test]
