@@ -207,18 +207,7 @@ impl<M: Maps> Reconciler<M> {
             step.must_save |= self.update_vips(&host, now);
             self.update_lease(&host, now);
         }
-        let mut followers = BTreeSet::new();
-        for host in &dirty {
-            let keys = self.rebuild(host);
-            followers.extend(self.desired.followers(&keys).cloned());
-            followers.extend(self.dependents.get(host).into_iter().flatten().cloned());
-            step.touched.entry(host.clone()).or_default().extend(keys);
-        }
-        // One step: what follows a follower does not change with it.
-        for host in followers.difference(&dirty) {
-            let keys = self.rebuild(host);
-            step.touched.entry(host.clone()).or_default().extend(keys);
-        }
+        self.rebuild_with_followers(dirty, &mut step);
         if std::mem::take(&mut self.takes_over) {
             step.must_save |= self.release_unused_vips(now);
             self.take_over(&mut step.touched);
@@ -228,6 +217,24 @@ impl<M: Maps> Reconciler<M> {
         let addresses = step.touched.values().flat_map(|keys| &keys.addresses).map(|a| &a.scope);
         step.must_save |= self.sink.reserve_scopes(frontends.chain(addresses));
         step
+    }
+
+    /// Builds these hosts anew, those that have endpoints at them, and those that have endpoints at those: where an endpoint
+    /// leads depends on where the endpoints lead that it is followed to. Nothing reaches further.
+    fn rebuild_with_followers(&mut self, dirty: BTreeSet<HostName>, step: &mut Step) {
+        let mut built = BTreeSet::new();
+        let mut next = dirty;
+        for _ in 0..3 {
+            let mut followers = BTreeSet::new();
+            for host in next {
+                let keys = self.rebuild(&host);
+                followers.extend(self.desired.followers(&keys).cloned());
+                followers.extend(self.dependents.get(&host).into_iter().flatten().cloned());
+                step.touched.entry(host.clone()).or_default().extend(keys);
+                built.insert(host);
+            }
+            next = followers.difference(&built).cloned().collect();
+        }
     }
 
     /// Builds `host` anew; returns the rows that it had or has.

@@ -8,7 +8,7 @@ use super::*;
 
 const HOSTS: [&str; 4] = ["a.com", "b.com", "c.com", "*.w.com"];
 const NAMESPACES: [&str; 3] = ["one", "two", "three"];
-const NAMES: [&str; 3] = ["x.net", "y.net", "a.com"];
+const NAMES: [&str; 4] = ["x.net", "y.net", "a.com", "b.com"];
 
 fn export_to() -> impl Strategy<Value = ExportTo> {
     let list = prop::sample::subsequence(NAMESPACES.to_vec(), 1..=2);
@@ -20,6 +20,9 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
     let address = prop_oneof![
         (1u8..4).prop_map(|n| format!("10.0.0.{n}")),
         (1u8..3).prop_map(|n| format!("fd00::{n}")),
+        // Addresses that are written, or allocated.
+        prop::sample::select(vec!["1.2.3.4", "fd01::1", "240.240.0.1", "240.240.0.2"])
+            .prop_map(str::to_owned),
         prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned),
     ];
     (address, 1u32..4).prop_map(|(address, weight)| Endpoint { weight, ..endpoint(&address) })
@@ -208,15 +211,18 @@ proptest! {
                 rows.addresses.extend(new.addresses);
                 touched
             };
-            let mut followers = BTreeSet::new();
-            for name in &changed {
-                let touched = rebuild(name, &mut desired);
-                followers.extend(desired.followers(&touched).cloned());
-                let needs = |h: &&HostName| wanted_names(&snapshot, h).contains(name);
-                followers.extend(snapshot.hosts().filter(needs).cloned());
-            }
-            for name in followers.difference(&changed) {
-                rebuild(name, &mut desired);
+            // As the reconciler does: what has endpoints there, and what has endpoints at those.
+            let (mut built, mut next) = (BTreeSet::new(), changed);
+            for _ in 0..3 {
+                let mut followers = BTreeSet::new();
+                for name in next {
+                    let touched = rebuild(&name, &mut desired);
+                    followers.extend(desired.followers(&touched).cloned());
+                    let needs = |h: &&HostName| wanted_names(&snapshot, h).contains(&name);
+                    followers.extend(snapshot.hosts().filter(needs).cloned());
+                    built.insert(name);
+                }
+                next = followers.difference(&built).cloned().collect();
             }
             let (scratch, expected) = build_all(&snapshot, &pool);
             prop_assert_eq!(&rows, &expected);

@@ -1,12 +1,17 @@
 //! `tests/scenarios/*.yaml`: objects and DNS answers in one file with what must come of them, in any order of arrival.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, str::FromStr as _};
 
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RecordType},
+};
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use serde::Deserialize;
 
 use super::*;
 use crate::{
+    dns::{self, Decision, Transport, Waited},
     model::{Issue, Place},
     sink::{Enrolment, memory::Outcome},
 };
@@ -23,6 +28,12 @@ struct Scenario {
     /// What the node is called.
     #[serde(default)]
     node: String,
+    /// Where virtual addresses come from.
+    #[serde(default)]
+    ranges: VipRanges,
+    /// Namespace -> the names that its clients ask for one after the other, when all objects are there.
+    #[serde(default)]
+    asks: BTreeMap<String, Vec<String>>,
     /// The answers: name -> addresses. A name that is not here is never answered.
     #[serde(default)]
     dns: BTreeMap<String, Vec<String>>,
@@ -42,6 +53,10 @@ struct Expect {
     /// Namespace -> name -> the addresses that a client of it is answered; none: it is left to the resolver.
     #[serde(default)]
     names: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// Namespace -> `NAME TYPE` -> the records that a query of a client of it is answered, as `TTL TYPE DATA`, addresses
+    /// sorted; or `forwarded` alone. When nothing is left, all of them are forwarded.
+    #[serde(default)]
+    answers: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     /// Object -> the reasons why it is rejected.
     #[serde(default)]
     rejected: BTreeMap<String, Vec<String>>,
@@ -54,6 +69,9 @@ struct Expect {
     /// The names that are resolved.
     #[serde(default)]
     resolved: Vec<String>,
+    /// Host -> why it is not served.
+    #[serde(default)]
+    failures: BTreeMap<String, String>,
 }
 
 #[test]
@@ -62,20 +80,22 @@ fn every_scenario_ends_as_it_says_in_any_order_and_leaves_nothing() {
     let mut files: Vec<_> =
         fs::read_dir(folder).expect("the folder of scenarios").map(|f| f.expect("a file").path()).collect();
     files.sort();
-    assert!(files.len() >= 80, "only {} scenarios were found", files.len());
+    assert!(files.len() >= 120, "only {} scenarios were found", files.len());
     for file in files {
         let text = fs::read_to_string(&file).expect("a scenario");
         let name = file.file_stem().expect("a name").to_string_lossy();
         let scenario: Scenario = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut objects = objects(&scenario.objects);
-        scenario.run(&objects, &format!("{name}, as written"));
-        scenario.run_one_by_one(&objects);
+        let run = |objects: &[Object], order: &str| {
+            scenario.run(objects, &format!("{name}, {order}"));
+            scenario.run_one_by_one(objects, &format!("{name}, {order}, one by one"));
+        };
+        run(&objects, "as written");
         objects.reverse();
-        scenario.run(&objects, &format!("{name}, reversed"));
-        scenario.run_one_by_one(&objects);
+        run(&objects, "reversed");
         for seed in 0..5 {
             objects.shuffle(&mut SmallRng::seed_from_u64(seed));
-            scenario.run(&objects, &format!("{name}, shuffled with {seed}"));
+            run(&objects, &format!("shuffled with {seed}"));
         }
     }
 }
@@ -90,6 +110,7 @@ impl Scenario {
         node.reconciler.event(Event::Synced);
         node.step_if_dirty();
         self.answer(&mut node);
+        self.ask(&mut node);
         self.check(&node, what);
         self.connect(&mut node, what);
         // In the same order: what came first goes first.
@@ -100,25 +121,42 @@ impl Scenario {
         self.check_gone(&node, what);
     }
 
-    /// A step for each object: addresses depend on the order, but all must go well and nothing be left.
-    fn run_one_by_one(&self, objects: &[Object]) {
+    /// A step for each object. Where addresses are allocated they depend on the order, but all must go well and nothing be left.
+    fn run_one_by_one(&self, objects: &[Object], what: &str) {
         let mut node = self.node();
         for object in objects {
             node.reconciler.event(Event::Apply(object.clone()));
             node.step_if_dirty();
             self.answer(&mut node);
         }
-        assert_eq!(node.frontends().is_empty(), self.expect.frontends.is_empty());
+        self.ask(&mut node);
+        let is_allocated =
+            |row: &String| ["240.24", "[2001:2:", "[100:"].iter().any(|start| row.contains(start));
+        if self.expect.frontends.iter().any(is_allocated) {
+            assert!(!node.frontends().is_empty(), "{what}");
+        } else {
+            self.check(&node, what);
+        }
         for object in objects.iter().rev() {
             node.reconciler.event(Event::Delete(object.object_ref()));
             node.step_if_dirty();
         }
-        self.check_gone(&node, "one by one");
+        self.check_gone(&node, what);
     }
 
     fn node(&self) -> Node {
         let locality = self.locality.as_deref().map(|text| text.parse().expect("a locality"));
-        Node::at(Place { locality: locality.unwrap_or_default(), node: self.node.clone() })
+        Node::at(Place { locality: locality.unwrap_or_default(), node: self.node.clone() }, self.ranges)
+    }
+
+    fn ask(&self, node: &mut Node) {
+        for (namespace, names) in &self.asks {
+            for name in names {
+                node.reconciler.demand(&HostName::new(name), &user(namespace), node.now);
+                node.step_if_dirty();
+                self.answer(node);
+            }
+        }
     }
 
     fn answer(&self, node: &mut Node) {
@@ -126,6 +164,7 @@ impl Scenario {
             if let Some(addresses) = self.dns.get(name.as_str()) {
                 let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
                 node.answer(name.as_str(), &addresses);
+                node.reconciler.completed(&name);
                 node.step_if_dirty();
             }
         }
@@ -145,6 +184,11 @@ impl Scenario {
                 assert_eq!(node.query(namespace, name), *addresses, "{what}: {name} in {namespace}");
             }
         }
+        for (namespace, queries) in &self.expect.answers {
+            for (query, records) in queries {
+                assert_eq!(node.reply(namespace, query), *records, "{what}: {query} in {namespace}");
+            }
+        }
         let told = |issues: fn(&ObjectReport) -> &Vec<Issue>| -> BTreeMap<String, Vec<String>> {
             let objects = node.reconciler.report().objects().filter(|(_, said)| !issues(said).is_empty());
             let reasons = |said| issues(said).iter().map(|issue| issue.reason.to_owned()).collect();
@@ -159,7 +203,8 @@ impl Scenario {
         }
         let resolved: Vec<_> = node.wanted.iter().map(ToString::to_string).collect();
         assert_eq!(resolved, self.expect.resolved, "{what}: resolved names");
-        assert_eq!(node.failures(), [], "{what}");
+        let failures = self.expect.failures.iter().map(|(host, reason)| (host.clone(), reason.as_str()));
+        assert_eq!(node.failures(), failures.collect::<Vec<_>>(), "{what}");
     }
 
     fn connect(&self, node: &mut Node, what: &str) {
@@ -193,10 +238,42 @@ impl Scenario {
                 );
             }
         }
+        for (namespace, queries) in &self.expect.answers {
+            for query in queries.keys() {
+                assert_eq!(node.reply(namespace, query), ["forwarded"], "{what}: {query} in {namespace}");
+            }
+        }
     }
 }
 
 impl Node {
+    /// What the query `NAME TYPE` of a client of `namespace` gets from the DNS server.
+    fn reply(&self, namespace: &str, query: &str) -> Vec<String> {
+        let (name, record_type) = query.split_once(' ').expect("NAME TYPE");
+        let question = Query::query(
+            Name::from_ascii(name).expect("a name"),
+            RecordType::from_str(record_type).expect("a type"),
+        );
+        let mut message = Message::query();
+        message.add_query(question);
+        let bytes = message.to_vec().expect("a query");
+        let (namespace, search) =
+            (Namespace::new(namespace), Search::new(Some(HostName::new("cluster.local")), []));
+        let client = Client::of(&namespace, &search);
+        let reply = match dns::answer(&self.names, client, Transport::Udp, &bytes, Waited::ToTheEnd) {
+            Decision::Reply(reply) => Message::from_vec(&reply).expect("a reply"),
+            Decision::Forward => return vec!["forwarded".to_owned()],
+            other => panic!("{query}: {other:?}"),
+        };
+        assert_eq!(reply.response_code, ResponseCode::NoError, "{query}");
+        assert!(reply.authoritative && reply.recursion_available, "{query}");
+        let mut records: Vec<_> =
+            reply.answers.iter().map(|r| format!("{} {} {}", r.ttl, r.record_type(), r.data)).collect();
+        // Addresses are shuffled; an alias stays in front.
+        records.sort_by_key(|record| (!record.contains(" CNAME "), record.clone()));
+        records
+    }
+
     /// What a plan for `namespace` says of each host of each entry, besides that it is accepted.
     fn conditions(&self, namespace: &str) -> BTreeMap<String, Vec<String>> {
         let at = &self.reconciler;
