@@ -206,6 +206,13 @@ impl Agent {
             .to_vec()
     }
 
+    /// The same as a client of `namespace`.
+    pub fn exec_in(&self, namespace: &str) -> Vec<String> {
+        let mut words = self.exec();
+        words.splice(words.len() - 1..words.len() - 1, ["--namespace".to_owned(), namespace.to_owned()]);
+        words
+    }
+
     /// Removes what an agent that was killed left: `kmesh-se cleanup`.
     ///
     /// # Errors

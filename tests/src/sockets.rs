@@ -106,9 +106,7 @@ impl Arena {
     /// # Errors
     /// When it cannot be started.
     pub fn client_of(&self, namespace: &str) -> anyhow::Result<Client> {
-        let mut words = self.agent.exec();
-        words.splice(words.len() - 1..words.len() - 1, ["--namespace".to_owned(), namespace.to_owned()]);
-        self.client_after(words)
+        self.client_after(self.agent.exec_in(namespace))
     }
 
     fn client_after(&self, mut words: Vec<String>) -> anyhow::Result<Client> {
@@ -214,7 +212,12 @@ pub fn mapped(address: SocketAddr) -> SocketAddr {
 
 /// One ServiceEntry, to be put behind others in one file.
 pub fn entry(name: &str, spec: &Value) -> String {
-    let metadata = json!({ "name": name, "namespace": "default" });
+    entry_in("default", name, spec)
+}
+
+/// The same in a namespace.
+pub fn entry_in(namespace: &str, name: &str, spec: &Value) -> String {
+    let metadata = json!({ "name": name, "namespace": namespace });
     let entry = json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "ServiceEntry",

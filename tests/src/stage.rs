@@ -132,6 +132,18 @@ impl Stage {
         Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
+    /// What an enrolled client of `namespace` prints on standard output, and whether it ended well.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn says_in(&self, namespace: &str, command: &[&str]) -> anyhow::Result<(bool, String)> {
+        let words = [self.agent.exec_in(namespace), self.topology.in_sleep(command)].concat();
+        let mut client = Command::new(&words[0]);
+        let output = self.run.own(client.args(&words[1..]).stdin(Stdio::null())).output();
+        let output = output.with_context(|| format!("cannot run {command:?}"))?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
     /// Runs a Python program in a client; it must end well.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use tests::bpf::Objects;
 use tests::entries::dns_entry;
 use tests::poll;
 use tests::sockets::client::{Client, Received};
-use tests::sockets::{Arena, MANY, entry, servers};
+use tests::sockets::{Arena, MANY, entry, entry_in, servers};
 use tests::stage::Stage;
 use tests::topology::{BACKEND, BACKEND_2, Options, v6};
 
@@ -49,8 +49,7 @@ fn straight(name: &str, addresses: &[&str]) -> Value {
 
 fn in_namespace(namespace: &str, name: &str, mut spec: Value) -> String {
     spec["exportTo"] = json!(["."]);
-    let text = entry(name, &spec);
-    text.replace("\"namespace\":\"default\"", &format!("\"namespace\":\"{namespace}\""))
+    entry_in(namespace, name, &spec)
 }
 
 /// The real range, of which every address is the backend namespace's own, and a hole for it in a balanced one.
