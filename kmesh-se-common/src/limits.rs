@@ -6,7 +6,7 @@
 pub const LAYOUT_VERSION: u32 = 4;
 
 /// Version of the layout of the maps that hold state of sockets: `kmse_conn`, `kmse_sk` and `kmse_udp`.
-pub const SOCKET_LAYOUT_VERSION: u32 = 3;
+pub const SOCKET_LAYOUT_VERSION: u32 = 4;
 
 /// cgroup id -> [`crate::maps::Workload`].
 pub const MAP_ENROL: &str = "kmse_enrol";

@@ -122,8 +122,11 @@ pub struct Mapping {
     pub backend_port: u16,
     /// Index into `kmse_service`, or [`NO_SERVICE`].
     pub service: u32,
-    /// The service's slots when the backend was picked; a datagram socket keeps its pick while they are the same.
-    pub slots: Service,
+    /// Where the backend was found last among the slots of its family; only of [`SockState::sent`]. A datagram socket keeps its
+    /// backend while it is listed, and mostly it is found here again.
+    pub column: u32,
+    #[doc(hidden)]
+    pub _pad: u32,
 }
 
 /// [`Mapping::service`] of a captured DNS query, and of a connect that only sorts addresses.
@@ -137,7 +140,8 @@ impl Mapping {
         vip_port: 0,
         backend_port: 0,
         service: NO_SERVICE,
-        slots: Service::EMPTY,
+        column: 0,
+        _pad: 0,
     };
 }
 
@@ -160,7 +164,7 @@ pub struct Connection {
 pub struct SockState {
     /// Made by `connect` when the socket's place in `kmse_conn` was taken.
     pub connected: Mapping,
-    /// Made by the first unconnected `sendmsg` and kept, but for [`Mapping::slots`]. What comes later is in `kmse_udp`,
+    /// Made by the first unconnected `sendmsg` and kept, but for [`Mapping::column`]. What comes later is in `kmse_udp`,
     /// and has precedence.
     pub sent: Mapping,
     /// The newest row of this socket in `kmse_udp`; its port is 0 when there is none.
@@ -213,8 +217,8 @@ pub struct UdpPeer {
     pub _pad: u16,
     /// As [`Mapping::service`]; only of [`UDP_DIALLED`].
     pub service: u32,
-    /// As [`Mapping::slots`]; only of [`UDP_DIALLED`].
-    pub slots: Service,
+    /// As [`Mapping::column`]; only of [`UDP_DIALLED`].
+    pub column: u32,
     /// The row that was made before this one, for removing them all when the socket is closed.
     pub older: UdpLink,
 }
@@ -379,7 +383,7 @@ const _: () = {
     assert!(size_of::<SockState>() == 120 && offset_of!(SockState, newest) == 96);
     assert!(size_of::<UdpLink>() == 24 && offset_of!(UdpLink, way) == 18);
     assert!(size_of::<UdpKey>() == 32);
-    assert!(size_of::<UdpPeer>() == 56 && offset_of!(UdpPeer, older) == 32);
+    assert!(size_of::<UdpPeer>() == 52 && offset_of!(UdpPeer, older) == 28);
     assert!(size_of::<Config>() == 64 && offset_of!(Config, heartbeat_ns) == 40);
     assert!(offset_of!(Config, flags) == 28 && offset_of!(Config, cidrs) == 56);
     assert!(size_of::<Event>() == 48 && offset_of!(Event, addr) == 24);

@@ -7,7 +7,7 @@ use aya_ebpf::programs::SockAddrContext;
 use kmesh_se_common::{
     addr::is_v4_mapped,
     limits::DISCARD_PORT,
-    maps::{Mapping, NO_SERVICE, Outcome, Service},
+    maps::{Mapping, NO_SERVICE, Outcome},
 };
 
 use crate::{
@@ -29,7 +29,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             return PROCEED;
         }
         count::add(Outcome::DnsCaptured);
-        return rewrite::<F>(ctx, proto, peer::mapping(to, listener, NO_SERVICE, Service::EMPTY), listener);
+        return rewrite::<F>(ctx, proto, peer::mapping(to, listener, NO_SERVICE, 0), listener);
     }
     if dns::is_listener(workload, config, to) {
         count::refused(Outcome::ListenerDialled, workload, to, proto);
@@ -52,13 +52,12 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         Fate::Unknown => return pass(ctx, to, proto),
     }
-    let slots = pick::slots(service);
-    let outcome = match pick::backend(slots, to) {
-        Some(backend) if F::reaches(&backend.addr) => {
+    let outcome = match pick::backend(pick::slots(service), to) {
+        Some((backend, _)) if F::reaches(&backend.addr) => {
             count::add(Outcome::Connected);
             count::service_connect(service);
             count::trace_connect(config, workload, to, backend, service, proto);
-            return rewrite::<F>(ctx, proto, peer::mapping(to, backend, service, slots), backend);
+            return rewrite::<F>(ctx, proto, peer::mapping(to, backend, service, 0), backend);
         }
         Some(_) => Outcome::FamilyMismatch,
         None => Outcome::NoBackend,
@@ -74,9 +73,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn sort<F: Family>(ctx: &SockAddrContext, to: Endpoint, proto: u8, service: u32) -> i32 {
     match pick::backend(pick::slots(service), to) {
-        Some(backend) if is_v4_mapped(&backend.addr) == is_v4_mapped(&to.addr) => {
+        Some((backend, _)) if is_v4_mapped(&backend.addr) == is_v4_mapped(&to.addr) => {
             let backend = Endpoint { port: DISCARD_PORT, ..backend };
-            rewrite::<F>(ctx, proto, peer::mapping(to, backend, NO_SERVICE, Service::EMPTY), backend)
+            rewrite::<F>(ctx, proto, peer::mapping(to, backend, NO_SERVICE, 0), backend)
         }
         _ => sock::refuse(EHOSTUNREACH),
     }

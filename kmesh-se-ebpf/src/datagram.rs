@@ -6,7 +6,7 @@
 use aya_ebpf::programs::SockAddrContext;
 use kmesh_se_common::{
     addr::is_v4_mapped,
-    maps::{NO_SERVICE, Outcome, Service},
+    maps::{NO_SERVICE, Outcome},
 };
 
 use crate::{
@@ -34,7 +34,7 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
             return pass(ctx, to);
         }
         count::add(Outcome::DnsCaptured);
-        return rewrite::<F>(ctx, to, listener, NO_SERVICE, Service::EMPTY);
+        return rewrite::<F>(ctx, to, listener, NO_SERVICE, 0);
     }
     if dns::is_listener(workload, config, to) {
         count::refused(Outcome::ListenerDialled, workload, to, IPPROTO_UDP);
@@ -54,10 +54,10 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
         Fate::Unknown => return pass(ctx, to),
     }
     let slots = pick::slots(service);
-    let outcome = match udp::kept(ctx, to, service, slots).or_else(|| pick::backend(slots, to)) {
-        Some(backend) if F::sends_to(&backend.addr) => {
+    let outcome = match udp::kept(ctx, to, slots).or_else(|| pick::backend(slots, to)) {
+        Some((backend, column)) if F::sends_to(&backend.addr) => {
             count::add(Outcome::Sent);
-            return rewrite::<F>(ctx, to, backend, service, slots);
+            return rewrite::<F>(ctx, to, backend, service, column);
         }
         Some(_) => Outcome::FamilyMismatch,
         None => Outcome::NoBackend,
@@ -73,10 +73,10 @@ fn rewrite<F: Family>(
     vip: Endpoint,
     backend: Endpoint,
     service: u32,
-    slots: Service,
+    column: u32,
 ) -> i32 {
     match peer::state_or_new(ctx) {
-        Some(state) => udp::sent(ctx, state, &peer::mapping(vip, backend, service, slots)),
+        Some(state) => udp::sent(ctx, state, &peer::mapping(vip, backend, service, column)),
         None => count::add(Outcome::NotRemembered),
     }
     F::write(ctx, backend);

@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use kmesh_se_common::{
     addr::{from_words, words},
-    maps::{Connection, Mapping, Service, SockState},
+    maps::{Connection, Mapping, SockState},
 };
 
 use crate::{
@@ -21,14 +21,15 @@ use crate::{
 };
 
 #[inline(always)]
-pub(crate) fn mapping(vip: Endpoint, backend: Endpoint, service: u32, slots: Service) -> Mapping {
+pub(crate) fn mapping(vip: Endpoint, backend: Endpoint, service: u32, column: u32) -> Mapping {
     Mapping {
         vip: from_words(vip.addr),
         backend: from_words(backend.addr),
         vip_port: vip.port,
         backend_port: backend.port,
         service,
-        slots,
+        column,
+        _pad: 0,
     }
 }
 

@@ -23,9 +23,9 @@ pub(crate) fn slots(service: u32) -> Service {
     unsafe { core::mem::transmute::<u64, Service>(at.cast::<u64>().read_volatile()) }
 }
 
-/// One backend of `slots` for who dials `to`; none when there are no slots.
+/// One backend of `slots` for who dials `to`, and the column where it is; none when there are no slots.
 #[inline(always)]
-pub(crate) fn backend(slots: Service, to: Endpoint) -> Option<Endpoint> {
+pub(crate) fn backend(slots: Service, to: Endpoint) -> Option<(Endpoint, u32)> {
     let (base, count) = slots.run(is_v4_mapped(&to.addr));
     if count == 0 {
         return None;
@@ -33,13 +33,23 @@ pub(crate) fn backend(slots: Service, to: Endpoint) -> Option<Endpoint> {
     // The high half of random * count is an even choice of a column; the low half is an even fraction within it.
     // SAFETY: the helper has no preconditions.
     let product = u64::from(unsafe { bpf_get_prandom_u32() }) * u64::from(count);
-    let slot = SLOT.get(base + (product >> 32) as u32)?;
-    at(if (product as u32) < slot.threshold { slot.backend } else { slot.alias })
+    let column = (product >> 32) as u32;
+    let slot = SLOT.get(base + column)?;
+    let backend = at(if (product as u32) < slot.threshold { slot.backend } else { slot.alias })?;
+    Some((backend, column))
 }
 
-/// Whether `backend` is among the first backends that who dials `to` may get.
+/// Whether who dials `to` may get `backend` by a column.
 #[inline(always)]
-pub(crate) fn lists(slots: Service, to: Endpoint, backend: Endpoint) -> bool {
+pub(crate) fn lists_at(slots: Service, to: Endpoint, column: u32, backend: Endpoint) -> bool {
+    let (base, count) = slots.run(is_v4_mapped(&to.addr));
+    let Some(slot) = SLOT.get(base.wrapping_add(column)) else { return false };
+    column < count && [slot.backend, slot.alias].into_iter().any(|id| at(id) == Some(backend))
+}
+
+/// The column of `backend`, if it is among the first that who dials `to` may get.
+#[inline(always)]
+pub(crate) fn column_of(slots: Service, to: Endpoint, backend: Endpoint) -> Option<u32> {
     let (base, count) = slots.run(is_v4_mapped(&to.addr));
     for offset in 0..MAX_KEEP_SCAN {
         if offset >= count {
@@ -49,10 +59,10 @@ pub(crate) fn lists(slots: Service, to: Endpoint, backend: Endpoint) -> bool {
         if let Some(slot) = SLOT.get(base + offset)
             && at(slot.backend).is_some_and(|listed| listed == backend)
         {
-            return true;
+            return Some(offset);
         }
     }
-    false
+    None
 }
 
 #[inline(always)]

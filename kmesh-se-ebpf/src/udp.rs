@@ -29,36 +29,27 @@ use crate::{
 
 /// The backend that this socket used last for `vip`, while the service lists it.
 #[inline(always)]
-pub(crate) fn kept(ctx: &SockAddrContext, vip: Endpoint, service: u32, slots: Service) -> Option<Endpoint> {
+pub(crate) fn kept(ctx: &SockAddrContext, vip: Endpoint, slots: Service) -> Option<(Endpoint, u32)> {
     let state = peer::state(ctx)?;
     if let Some(row) = row(ctx, state, vip, UDP_DIALLED) {
         let backend = Endpoint { addr: words(&row.addr), port: row.port };
-        return still(&mut row.slots, row.service == service, vip, backend, slots);
+        return still(&mut row.column, vip, backend, slots);
     }
     if state.sent.backend_port == 0 || peer::vip(&state.sent) != vip {
         return None;
     }
     let backend = peer::backend(&state.sent);
-    let same = state.sent.service == service;
-    still(&mut state.sent.slots, same, vip, backend, slots)
+    still(&mut state.sent.column, vip, backend, slots)
 }
 
-/// `backend`, if `now` lists it; then `seen` becomes `now`, so that the next look is short.
+/// `backend`, if it is listed now; where it is, is noted for the next look. That the slots lie where they lay says nothing: a
+/// socket may have been silent while others were there.
 #[inline(always)]
-fn still(seen: &mut Service, same: bool, vip: Endpoint, backend: Endpoint, now: Service) -> Option<Endpoint> {
-    if same && *seen == now {
-        return Some(backend);
+fn still(column: &mut u32, vip: Endpoint, backend: Endpoint, slots: Service) -> Option<(Endpoint, u32)> {
+    if !pick::lists_at(slots, vip, *column, backend) {
+        *column = pick::column_of(slots, vip, backend)?;
     }
-    if !pick::lists(now, vip, backend) {
-        return None;
-    }
-    if same {
-        // SAFETY: both are 8 plain bytes, aligned to 8: one store, whole for other threads.
-        unsafe {
-            core::ptr::from_mut(seen).cast::<u64>().write_volatile(core::mem::transmute::<Service, u64>(now));
-        }
-    }
-    Some(backend)
+    Some((backend, *column))
 }
 
 /// Remembers that a datagram went to a backend under a name.
@@ -76,7 +67,7 @@ pub(crate) fn sent(ctx: &SockAddrContext, state: &mut SockState, mapping: &Mappi
                 port: mapping.backend_port,
                 _pad: 0,
                 service: mapping.service,
-                slots: mapping.slots,
+                column: mapping.column,
                 older: UdpLink::NONE,
             };
             put(ctx, state, vip, UDP_DIALLED, row);
@@ -187,7 +178,7 @@ fn name(ctx: &SockAddrContext, state: &mut SockState, backend: Endpoint, vip: En
         port: vip.port,
         _pad: 0,
         service: NO_SERVICE,
-        slots: Service::EMPTY,
+        column: 0,
         older: UdpLink::NONE,
     };
     put(ctx, state, backend, UDP_BACKEND, row);
@@ -211,7 +202,7 @@ fn row(ctx: &SockAddrContext, state: &SockState, at: Endpoint, way: u8) -> Optio
     if state.newest.port == 0 {
         return None;
     }
-    // SAFETY: a row is replaced as a whole, except for its slots, which are one word.
+    // SAFETY: a row is replaced as a whole, except for its column, which is one word.
     UDP.get_ptr_mut(key(ctx, link(at, way))).and_then(|row| unsafe { row.as_mut() })
 }
 

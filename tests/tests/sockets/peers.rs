@@ -217,6 +217,40 @@ fn a_flow_stays_with_its_backend_while_that_is_listed_and_late_answers_keep_thei
     Ok(())
 }
 
+/// Slots are used again: after two changes a service's lie where they lay, with other backends in them.
+#[test]
+fn a_flow_that_is_silent_while_backends_change_does_not_go_to_one_that_has_left() -> anyhow::Result<()> {
+    let arena = arena()?;
+    let client = arena.client(true)?;
+    let many = |last: u8| IpAddr::from([10, 245, 253, last]);
+    let write = |last: u8| -> anyhow::Result<()> {
+        arena.write("silent.yaml", &service("silent", &[(many(last), 1)], json!({})), &["silent.test"])?;
+        tests::poll::until("the change of backends", std::time::Duration::from_secs(20), || {
+            let services = arena.agent.json("services").ok()?;
+            let rows = services["services"].as_array()?;
+            let row = rows.iter().find(|row| row["host"] == "silent.test" && row["port"] == UDP)?;
+            (row["backends"][0]["address"] == many(last).to_string()).then_some(())
+        })
+    };
+    for last in 1..=9 {
+        servers::datagram(&arena.backend, server(many(last)))?;
+    }
+    write(1)?;
+    let ([vip, _], [a, _]) = (udp(&arena, "silent")?, udp(&arena, "a")?);
+    // Of one it is the first peer, of the other a further one.
+    let (first, further) = (client.datagram(AF_INET)?, client.datagram(AF_INET)?);
+    further.ask(a, "x")?;
+    for last in (1..=7).step_by(2) {
+        for socket in [&first, &further] {
+            let answer = socket.ask(vip, "x")?;
+            assert_eq!((reached(&answer), answer.1), (server(many(last)), Some(vip)));
+        }
+        write(last + 1)?;
+        write(last + 2)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn two_thousand_peers_of_one_socket_keep_their_names() -> anyhow::Result<()> {
     const PEERS: u16 = 2000;
