@@ -129,7 +129,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let attach = AttachCgroup::open(&args, &attach_path, taken.as_ref())?;
     let _unused = Unused::new(&args, &attach);
     let pins = Pins::open(&args.pin, &args.capacities())?;
-    let replaces_others = pins.are_new() && Pins::has_links(&args.pin);
+    let replaces_others = !pins.are_in_use() && Pins::has_links(&args.pin);
     for missing in loader::missing_features() {
         let (feature, (major, minor)) = (missing.name, missing.since);
         let since = format!("{major}.{minor}");
@@ -364,7 +364,9 @@ impl Agent {
         if self.taken.is_some() {
             self.take_over(&mut inputs).await?;
         } else {
-            if is_slow {
+            if is_slow && self.replaces_others {
+                self.until_synced(&mut inputs).await;
+            } else if is_slow {
                 tracing::warn!("the source is slow: starting with what it has told so far");
             }
             self.enrol_pods().await;
@@ -417,6 +419,20 @@ impl Agent {
             self.reconcile();
             self.tell_waiting();
             self.health.turn(Step::Serving, self.missing());
+        }
+    }
+
+    /// Waits for the source for as long as it takes: the programs of an earlier agent go on with what their maps hold, and the
+    /// new maps hold nothing yet.
+    async fn until_synced(&mut self, inputs: &mut Inputs) {
+        tracing::warn!(
+            "the source is slow: the programs of the earlier agent stay until it has told everything"
+        );
+        while !self.reconciler.report().synced {
+            tokio::select! {
+                Some(event) = inputs.events.recv() => self.reconciler.event(event),
+                Some(query) = inputs.queries.recv() => self.answer(query).await,
+            }
         }
     }
 

@@ -239,6 +239,7 @@ impl Unattached {
             }
             programs.push(AttachedProgram { name, id });
         }
+        self.pins.set_in_use();
         self.pins.remove_outdated(&PROGRAMS);
         Ok(Loaded { programs, cgroup: cgroup.path.clone() })
     }

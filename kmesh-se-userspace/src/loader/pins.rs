@@ -28,9 +28,10 @@ pub struct Pins {
     maps: PathBuf,
     sockets: PathBuf,
     links: PathBuf,
-    /// The place of the maps was made just now.
-    are_new: bool,
 }
+
+/// A directory beside the maps that programs work on.
+const IN_USE: &str = "in-use";
 
 impl Pins {
     /// Opens the directory, made if it is not there. Maps of another layout or size have another place, so that new ones can
@@ -55,19 +56,25 @@ impl Pins {
             maps: root.join(format!("maps-{LAYOUT_VERSION}-{}", size_tag(capacities))),
             sockets: root.join(format!("sockets-{SOCKET_LAYOUT_VERSION}-{:x}", capacities.connections)),
             links: root.join("links"),
-            are_new: false,
         };
-        let are_new = !pins.maps.exists();
         for directory in [&pins.maps, &pins.sockets, &pins.links] {
             fs::create_dir_all(directory).map_err(pin_error)?;
         }
-        Ok(Self { are_new, ..pins })
+        Ok(pins)
     }
 
-    /// Whether no earlier agent had maps of this layout and size.
+    /// Whether programs have worked on maps of this layout and size. Those of an agent that was killed before it came to that
+    /// need not hold everything.
     #[must_use]
-    pub fn are_new(&self) -> bool {
-        self.are_new
+    pub fn are_in_use(&self) -> bool {
+        self.maps.join(IN_USE).exists()
+    }
+
+    /// Notes that all programs work on these maps.
+    pub fn set_in_use(&self) {
+        if let Err(error) = fs::create_dir_all(self.maps.join(IN_USE)) {
+            tracing::warn!(%error, "the next agent will fill the maps anew before it uses them");
+        }
     }
 
     /// Where a map is pinned. Maps that hold state of sockets have a layout version of their own.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use libc::AF_INET;
+use nix::sys::signal::Signal;
 use tests::agent::{Agent, Flags};
 use tests::entries::dns_entry;
 use tests::poll;
@@ -131,6 +132,15 @@ fn other_sizes_under_load_fail_no_connect_and_sockets_are_remembered() -> anyhow
 
 #[test]
 fn programs_on_new_maps_wait_for_names_that_nobody_remembers() -> anyhow::Result<()> {
+    wait_for_names(false)
+}
+
+#[test]
+fn an_upgrade_after_one_that_was_killed_waits_as_well() -> anyhow::Result<()> {
+    wait_for_names(true)
+}
+
+fn wait_for_names(interrupts: bool) -> anyhow::Result<()> {
     let options = Options { httpbin: false, ttl_secs: 1, records: &[("backend.test", BACKEND)] };
     let entry = dns_entry("fake", "fake.test", Some(("backend.test", SERVER)));
     let mut stage = Stage::start(options, &[("fake.yaml", &entry)])?;
@@ -145,6 +155,17 @@ fn programs_on_new_maps_wait_for_names_that_nobody_remembers() -> anyhow::Result
     stage.agent.pause()?;
     become_another_build(&flags.pin)?;
     std::fs::remove_file(flags.state.join("addresses.json"))?;
+    if interrupts {
+        // One that dies while it waits for the name leaves maps that are not filled.
+        stage.topology.dns.pause(true)?;
+        let mut dies = Agent::spawn(&stage.run, &stage.topology.node, flags.clone(), &[])?;
+        let waits = || dies.log_tail().contains("maps written").then_some(());
+        poll::until("new maps to be made", LIMIT, waits)?;
+        assert_eq!(places(&flags.pin)?.len(), 5, "both agents' maps");
+        dies.process().signal(Signal::SIGKILL)?;
+        dies.process().wait(LIMIT)?;
+        stage.topology.dns.pause(false)?;
+    }
     stage.agent = Agent::start_with(&stage.run, &stage.topology.node, flags, &[])?;
     let told = hammer.stop()?;
     println!("{}", figures(&told));
