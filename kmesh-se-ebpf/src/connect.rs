@@ -98,6 +98,10 @@ fn rewrite<F: Family>(ctx: &SockAddrContext, proto: u8, mapping: Mapping, backen
 /// Lets a connect go where it was dialled, and forgets what an earlier connect or datagram of this socket left.
 #[inline(always)]
 fn pass(ctx: &SockAddrContext, to: Endpoint, proto: u8) -> i32 {
+    // Nothing is remembered for a stream that connects for the first time, as nearly all do.
+    if proto == IPPROTO_TCP && !sock::has_connected(ctx) {
+        return PROCEED;
+    }
     peer::forget(ctx);
     if proto != IPPROTO_TCP
         && let Some(state) = peer::state(ctx)

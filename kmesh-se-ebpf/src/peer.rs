@@ -114,19 +114,13 @@ fn claim(claims: *mut u64, change: i64) -> u64 {
     }
 }
 
-/// Remembers what a connect was rewritten to, in the socket's place or its storage, never in both. Says whether that worked.
+/// Remembers what a connect was rewritten to, in the socket's place or else in its storage. Says whether that worked.
 #[inline(always)]
 pub(crate) fn remember(ctx: &SockAddrContext, mapping: &Mapping) -> bool {
     let place = place(ctx);
-    if let Some(held) = held(place) {
-        held.mapping = *mapping;
-        return true;
-    }
-    if let Some(taken) = taken(place) {
-        taken.mapping = *mapping;
-        if let Some(state) = state(ctx) {
-            state.connected.backend_port = 0;
-        }
+    // What an earlier connect left in the storage is not looked at while the place is held, which it is until the end.
+    if let Some(at) = taken(place).or_else(|| held(place)) {
+        at.mapping = *mapping;
         return true;
     }
     let state = state_or_new(ctx);

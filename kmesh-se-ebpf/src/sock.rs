@@ -161,6 +161,22 @@ pub(crate) fn is_v6_socket(ctx: &SockAddrContext) -> bool {
     unsafe { (&raw const (*socket(ctx)).family).read_volatile() == AF_INET6 }
 }
 
+/// Whether a stream socket has a peer's address from an earlier connect, which the kernel leaves there whatever becomes of
+/// the connection.
+#[inline(always)]
+pub(crate) fn has_connected(ctx: &SockAddrContext) -> bool {
+    let sk = socket(ctx);
+    // SAFETY: as in `is_connected_to`. An IPv6 socket has one of the two by its peer's family.
+    unsafe {
+        (&raw const (*sk).dst_ip4).read_volatile()
+            | (&raw const (*sk).dst_ip6[0]).read_volatile()
+            | (&raw const (*sk).dst_ip6[1]).read_volatile()
+            | (&raw const (*sk).dst_ip6[2]).read_volatile()
+            | (&raw const (*sk).dst_ip6[3]).read_volatile()
+            != 0
+    }
+}
+
 /// Whether a datagram socket is connected to `at`.
 #[inline(always)]
 pub(crate) fn is_connected_to(ctx: &SockAddrContext, at: Endpoint) -> bool {
