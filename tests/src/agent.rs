@@ -157,6 +157,11 @@ impl Agent {
         &self.flags.admin
     }
 
+    /// What it logged.
+    pub fn log(&self) -> String {
+        self.process.output()
+    }
+
     /// What it logged last.
     pub fn log_tail(&self) -> String {
         self.process.tail()

@@ -166,14 +166,14 @@ impl Arena {
         self.agent.until_serves(host, false)
     }
 
-    /// The errno of a refusal that is meant as `errno`: before Linux 5.18 a program cannot choose it.
+    /// The errno of a refusal that is meant as `errno`.
     pub fn refusal(&self, errno: i32) -> i32 {
-        if kernel() >= (5, 18) { errno } else { libc::EPERM }
+        if self.lacks(SET_RETVAL) { libc::EPERM } else { errno }
     }
 
-    /// Why MPTCP cannot be told apart from TCP on this kernel, if it cannot.
-    pub fn mptcp_is_not_told_apart(&self) -> Option<&'static str> {
-        (kernel() < (5, 19)).then_some("before Linux 5.19 a program cannot tell MPTCP from TCP")
+    /// Whether this kernel is older than a feature.
+    pub fn lacks(&self, (_, since): Feature) -> bool {
+        kernel() < since
     }
 
     /// The virtual addresses of a host, IPv4 first.
@@ -194,6 +194,13 @@ impl Arena {
         }
     }
 }
+
+/// What the kernel calls a helper of BPF programs, and since when it has it.
+pub type Feature = (&'static str, (u32, u32));
+/// Without it a program cannot choose the errno of a refusal.
+pub const SET_RETVAL: Feature = ("bpf_set_retval", (5, 18));
+/// Without it a program cannot tell MPTCP from TCP.
+pub const MPTCP: Feature = ("bpf_skc_to_mptcp_sock", (5, 19));
 
 fn kernel() -> (u32, u32) {
     let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());

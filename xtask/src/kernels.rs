@@ -26,7 +26,7 @@ const KERNELS: [(&str, &str); 4] =
     [("5.10", "bullseye"), ("6.1", "bookworm"), ("6.12", "trixie"), ("7.2", "sid")];
 
 /// The modules that the tests need of a kernel; those that it has built in are no files.
-const MODULES: &[&str] = &["veth"];
+const MODULES: &[&str] = &["veth", "sctp"];
 
 /// The test executable that needs nothing but `kmesh-se`, its own helper and `ip`.
 const TEST: &str = "sockets";
@@ -66,6 +66,8 @@ struct Outcome {
     seconds: f64,
     /// Names of the tests that failed.
     failures: Vec<String>,
+    /// What tests left out on this kernel, and why.
+    skipped: Vec<String>,
     /// Why the tests did not run to their end.
     problem: Option<String>,
 }
@@ -115,6 +117,7 @@ pub(crate) fn kernels(options: &Options) -> anyhow::Result<bool> {
                 failed: 0,
                 seconds: began.elapsed().as_secs_f64(),
                 failures: Vec::new(),
+                skipped: Vec::new(),
                 problem: Some(format!("{error:#}")),
             });
             println!("{}", row(&outcome));
@@ -144,11 +147,12 @@ fn run(
 
     let began = Instant::now();
     let mut count = Count::default();
-    let mut failures = Vec::new();
+    let (mut failures, mut skipped) = (Vec::new(), Vec::new());
     let limit = Duration::from_secs(options.limit);
     let exit = boot::boot(&installed.image, &initrd, folder, limit, |line| {
         count.add(line);
         failures.extend(failed_test(line).map(str::to_owned));
+        skipped.extend(line.split_once("skipped: ").map(|(_, what)| what.to_owned()));
     });
     let log = folder.join(boot::TESTS_LOG);
     let problem = match exit {
@@ -168,6 +172,7 @@ fn run(
         failed: count.failed,
         seconds: began.elapsed().as_secs_f64(),
         failures,
+        skipped,
         problem,
     })
 }
@@ -213,11 +218,14 @@ fn failure_part(log: &str) -> &str {
 }
 
 fn row(outcome: &Outcome) -> String {
-    let Outcome { kernel, version, passed, failed, seconds, failures, problem } = outcome;
+    let Outcome { kernel, version, passed, failed, seconds, failures, skipped, problem } = outcome;
     let verdict = if outcome.is_well() { "well" } else { "NOT well" };
     let mut text = format!("{kernel:<7} {version:<14} {passed:>6} {failed:>6} {seconds:>7.1}  {verdict}");
     for name in failures {
         text += &format!("\n          failed: {name}");
+    }
+    for what in skipped {
+        text += &format!("\n          skipped: {what}");
     }
     for line in problem.iter().flat_map(|problem| problem.lines()) {
         text += &format!("\n          {line}");
@@ -243,6 +251,7 @@ mod tests {
             failed,
             seconds: 9.06,
             failures,
+            skipped: vec!["a_test: no SCTP".to_owned(); failed as usize],
             problem: problem.map(str::to_owned),
         }
     }
@@ -260,7 +269,8 @@ mod tests {
         let text = table(&[outcome(3, 1, Some("it stopped\nhere"))]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[1], "6.1     6.1.1-1             3      1     9.1  NOT well");
-        assert_eq!(lines[2..], ["          failed: stream::works", "          it stopped", "          here"]);
+        let rest = ["failed: stream::works", "skipped: a_test: no SCTP", "it stopped", "here"];
+        assert_eq!(lines[2..], rest.map(|line| format!("          {line}")));
     }
 
     #[test]

@@ -21,8 +21,13 @@ pub(crate) struct Count {
 
 impl Count {
     /// Adds what a line like this says:
-    /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`.
+    /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`,
+    /// or a test that leaves something out.
     pub(crate) fn add(&mut self, line: &str) {
+        // Behind the name of a test when they run one by one.
+        if line.starts_with("skipped: ") || line.contains(" ... skipped: ") {
+            self.skipped += 1;
+        }
         let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
             return;
@@ -111,6 +116,8 @@ mod tests {
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out; finished in 9s",
         );
         count.add("test a_test ... ok");
-        assert_eq!(count, Count { passed: 4, failed: 2, skipped: 1 });
+        count.add("skipped: a_test: this kernel has no SCTP");
+        count.add("test a_test ... skipped: a_test: this kernel has no SCTP");
+        assert_eq!(count, Count { passed: 4, failed: 2, skipped: 3 });
     }
 }

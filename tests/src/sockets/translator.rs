@@ -122,6 +122,10 @@ fn link(program: &OwnedFd, group: &File, hook: u32) -> anyhow::Result<OwnedFd> {
 }
 
 fn load(program: &[Instruction], hook: u32, name: [u8; 6]) -> std::io::Result<OwnedFd> {
+    // Before Linux 5.11 programs are charged to the memory that a process may lock.
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a limit that lives through the call. If it cannot be raised, loading fails and says so.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
     let mut prog_name = [0; 16];
     prog_name[..name.len()].copy_from_slice(&name);
     let attr = ProgLoad {

@@ -167,7 +167,7 @@ fn many_at_once_and_rings_are_like_single_calls() -> anyhow::Result<()> {
             let socket = client.datagram(family)?;
             match socket.send_by(by, Some(vip), "x") {
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                    eprintln!("skipped: this kernel forbids io_uring");
+                    tests::skipped("this kernel forbids io_uring");
                     continue;
                 }
                 done => done?,

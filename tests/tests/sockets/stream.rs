@@ -156,7 +156,7 @@ fn a_ring_and_fast_open_connect_like_any_other() -> anyhow::Result<()> {
             let stream = client.stream(family)?;
             match stream.connect_by(by, vip) {
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                    eprintln!("skipped: this kernel forbids io_uring");
+                    tests::skipped("this kernel forbids io_uring");
                     continue;
                 }
                 done => done?,

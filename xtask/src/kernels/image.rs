@@ -66,6 +66,7 @@ impl Image {
             .replace("@agent@", &quoted(&agent.display().to_string()))
             .replace("@test@", &quoted(&test.display().to_string()))
             .replace("@marker@", MARKER)
+            .replace("@slowness@", ::tests::poll::SLOWNESS)
             .replace("@arguments@", &words.join(" "));
         let init = self.write("init", &script)?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).context("cannot make /init a program")
@@ -137,7 +138,7 @@ for module in /modules/*.ko; do
     [ ! -e "$module" ] || $b insmod "$module" || finish 124
 done
 ip link set lo up || finish 123
-export KMESH_SE_BIN=@agent@
+export KMESH_SE_BIN=@agent@ @slowness@=10
 @test@ --test-threads=1 @arguments@
 finish $?
 "#;
