@@ -113,13 +113,10 @@ holds the time of reading the clock, as the empty program's does. What a hit cos
 of the cgroup tree holds enrolled cgroups; each further one adds a look-up to all but the empty program.\n\n\
 Programmed: from the start of the process until the maps hold all and the agent is healthy, to within 60 ms; files are \
 parsed in that time. A change: from renaming the file into place until a client, which connects without a pause, begins a \
-connection that reaches the new backend; the {} ms that the file source waits for a file to be quiet are in it. Every entry has one endpoint.\n",
-        settings.client_cpu, settings.server_cpu, FILE_QUIET_MILLIS,
+connection that reaches the new backend. Every entry has one endpoint.\n",
+        settings.client_cpu, settings.server_cpu,
     )
 }
-
-/// `source::file::Options::quiet`.
-const FILE_QUIET_MILLIS: u32 = 100;
 
 /// What did not reach its target.
 fn lost(report: &Report) -> String {
