@@ -475,6 +475,20 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_allocated_by_one_host_alone() {
+        for (flags, allocates) in [
+            (&["--source", "file:/x"][..], true),
+            (&["--source", "kube"], false),
+            (&["--source", "file:/x", "--allocate-vips", "false"], false),
+            (&["--source", "kube", "--allocate-vips", "true"], true),
+        ] {
+            let words = ["agent"].iter().chain(flags);
+            let line = <Line as clap::Parser>::try_parse_from(words).expect("good flags");
+            assert_eq!(line.agent.allocates_vips(), allocates, "{flags:?}");
+        }
+    }
+
+    #[test]
     fn ranges_must_not_overlap() {
         for (flags, fits) in [
             (&[][..], true),

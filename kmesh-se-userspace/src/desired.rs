@@ -25,7 +25,7 @@ pub use backends::Known;
 pub use build::{Age, HostDesired, View, host, names_of, needs_vip, view_for, wanted_names};
 pub use claims::Desired;
 pub use concrete::{concrete, dynamic_view, is_dynamic, wildcards_above};
-pub use conditions::Condition;
+pub use conditions::{Condition, address_pending};
 pub use leases::{DYNAMIC_RANGES, LeaseLimits, Leases, QuotaFull, User};
 pub use names::{NameEntry, NameView};
 pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
