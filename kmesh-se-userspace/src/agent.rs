@@ -17,6 +17,7 @@ mod query;
 mod routes;
 mod saving;
 mod stop;
+mod surroundings;
 mod trace;
 
 use std::{
@@ -48,6 +49,7 @@ use self::{
     pods::PodEnrolments,
     saving::Saving,
     stop::{Stop, StopSignals},
+    surroundings::Surroundings,
     trace::Tracers,
 };
 use crate::{
@@ -90,10 +92,11 @@ const QUEUE: usize = 1024;
 /// Something that the agent needs is missing; the message says what and how to get it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let attach_path = place::attach_path(&args).await?;
+    let input = Input::open(&args).await?;
+    let around = Surroundings::find(&args, &input).await?;
     // Before anything is made: a signal that comes early waits for its turn instead of ending the process where it stands.
     let mut stop = StopSignals::new()?;
     let dynamic_ranges = args.dynamic_ranges()?;
-    let input = Input::open(&args).await?;
     let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
     let health = Arc::new(Health::default());
     let _health_server = match &args.health {
@@ -102,11 +105,10 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     };
     let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
     let state = StateDir::open(&args.state)?;
-    let resolvers = resolvers(&args)?;
+    let (listen, resolvers) = (around.listen, around.captured.clone());
     let searches = resolve::system_search(RESOLV_CONF.as_ref());
     let clients = Arc::new(Clients::everybody(args.search.search(searches.clone())));
     let names = Arc::new(NameTable::default());
-    let listen = args.dns_listen()?;
     let (asks_out, asks) = mpsc::channel(QUEUE);
     let mut dns = DnsServer::new(
         listen,
@@ -150,9 +152,10 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let vips = state.load_vips(args.vip_ranges())?;
     let leases = state.load_leases(dynamic_ranges, args.lease_limits(), Timestamp::now())?;
     let (updates_out, updates) = mpsc::channel(QUEUE);
-    let resolver = Resolver::start(args.resolve.config(resolvers.clone()), updates_out, shutdown.clone());
+    let resolver =
+        Resolver::start(args.resolve.config(around.asked.clone()), updates_out, shutdown.clone());
     let node_dns = args.search.node_dns(searches);
-    let pods = args.pods.enrol_pods.then(|| {
+    let pods = args.enrols_pods().then(|| {
         let node = args.place().node;
         PodEnrolments::new(Pods::new(args.pods.settings(), node_dns.clone(), &node), node_dns, clients)
     });
@@ -201,6 +204,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = agent.run(Inputs { events, pod_cgroups, updates, asks, queries, handovers }) => result.map(Stop::HandOver),
         result = source => Err(why_stopped(result)),
+        error = around.outdated() => Err(error),
         stop = stop.wait() => Ok(stop),
     };
     tracing::info!("stopping");
@@ -256,14 +260,6 @@ async fn serve_admin(admin: AdminSocket, queries: mpsc::Sender<Query>, shutdown:
     if let Err(error) = admin.serve(queries, shutdown).await {
         tracing::error!(%error, "the admin socket failed");
     }
-}
-
-/// The resolvers that clients use: the flags', else those of `/etc/resolv.conf`.
-fn resolvers(args: &AgentArgs) -> anyhow::Result<Vec<std::net::SocketAddr>> {
-    if args.resolver.is_empty() {
-        return Ok(resolve::system_servers(RESOLV_CONF.as_ref())?);
-    }
-    Ok(args.resolver.iter().map(|r| r.0).collect())
 }
 
 fn kernel_config(listen: &DnsListen, resolvers: &[SocketAddr], last_port: u16) -> KernelConfig {

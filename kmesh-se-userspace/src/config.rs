@@ -49,8 +49,8 @@ pub struct AgentArgs {
     pub allocate_vips: Option<bool>,
 
     /// The cgroup2 directory that the programs are attached to; made if it is not there. Processes of enrolled cgroups
-    /// must be in it or below. Default: `kmesh-se` below the cgroup2 mount; with --enrol-pods the cgroup of all pods
-    /// (`kubepods`, `kubepods.slice`), which is waited for.
+    /// must be in it or below. Default: `kmesh-se` below the cgroup2 mount; when pods are enrolled, the cgroup of all
+    /// pods (`kubepods`, `kubepods.slice`), which is waited for.
     #[arg(long, env = "KMESH_SE_ATTACH", value_name = "CGROUP")]
     pub attach: Option<PathBuf>,
 
@@ -65,12 +65,14 @@ pub struct AgentArgs {
 
     /// Where the DNS server listens: an address that every enrolled process can reach, and the first of its ports. May be
     /// given once for each family, with the same port; a resolver is captured by the listener of its family. Default:
-    /// 127.0.0.1:15053 and, on a host with IPv6, [::1]:15053.
+    /// 127.0.0.1:15053 and, on a host with IPv6, [::1]:15053; with --source kube, the node's own addresses at that port.
     #[arg(long, env = "KMESH_SE_DNS_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
     pub dns_listen: Vec<SocketAddr>,
 
     /// A resolver that clients use: its port 53 is captured, and names that are not ours are forwarded to it. Backends are
-    /// resolved there too. May be repeated. Default: those of /etc/resolv.conf.
+    /// resolved there too. May be repeated. Default: those of /etc/resolv.conf; with --source kube, the
+    /// cluster's DNS Service, the node-local cache if there is one, and then those, of which only the first is asked for
+    /// backends.
     #[arg(long, env = "KMESH_SE_RESOLVER", value_name = "ADDR[:PORT]", value_delimiter = ',')]
     pub resolver: Vec<ResolverArg>,
 
@@ -253,7 +255,14 @@ impl SearchArgs {
     pub fn node_dns(&self, own: Vec<HostName>) -> NodeDns {
         let given: Vec<_> = self.search.iter().map(|domain| HostName::new(domain)).collect();
         let cluster_domain = HostName::new(&self.cluster_domain).to_string();
-        NodeDns { cluster_domain, searches: if given.is_empty() { own } else { given } }
+        // An agent that is a pod itself may have a pod's list, which begins with the domains of its namespace.
+        let is_node = |domain: &HostName| {
+            let rest = domain.as_str().strip_suffix(&cluster_domain);
+            cluster_domain.is_empty() || rest.is_none_or(|rest| !rest.is_empty() && !rest.ends_with('.'))
+        };
+        let own = own.into_iter().filter(is_node);
+        let searches = if given.is_empty() { own.collect() } else { given };
+        NodeDns { cluster_domain, searches }
     }
 
     /// The search list; `or` stands for domains that the flags do not give.
@@ -367,6 +376,12 @@ impl AgentArgs {
                 host.map(|host| host.nodename().to_string_lossy().to_lowercase()).unwrap_or_default();
         }
         place
+    }
+
+    /// Whether pods are enrolled by label.
+    #[must_use]
+    pub fn enrols_pods(&self) -> bool {
+        self.pods.enrol_pods.unwrap_or(self.source == Source::Kube)
     }
 
     /// The capacities of the maps.

@@ -36,8 +36,8 @@ pub enum CgroupError {
     NotMounted,
     /// Only a part of the hierarchy is there to be seen.
     #[error(
-        "the cgroup2 mount {} is of a private cgroup namespace, where other processes' cgroups cannot be told: start the agent \
-         in the host's, or mount the host's cgroup2 file system for it (a hostPath of /sys/fs/cgroup)",
+        "the cgroup2 mount {} shows only a part of the hierarchy, as in a private cgroup namespace: start the agent in the \
+         host's, or mount the host's cgroup2 file system for it (a hostPath of /sys/fs/cgroup)",
         mount.display()
     )]
     PrivateNamespace {

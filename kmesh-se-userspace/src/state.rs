@@ -22,6 +22,7 @@ const VIPS: &str = "vips.json";
 const SCOPES: &str = "scopes.json";
 const ADDRESSES: &str = "addresses.json";
 const LEASES: &str = "leases.json";
+const CLUSTER: &str = "cluster.json";
 const VERSION: u32 = 1;
 
 /// The content of each file.
@@ -63,6 +64,13 @@ struct SavedLease {
 struct SavedClient {
     namespace: String,
     address: IpAddr,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct SavedCluster {
+    dns: Vec<IpAddr>,
+    node: Vec<IpAddr>,
 }
 
 /// The addresses that a name had.
@@ -118,7 +126,7 @@ impl StateDir {
     /// The files that an agent leaves in the directory `path`.
     pub fn files(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
         let path = path.to_owned();
-        [VIPS, SCOPES, ADDRESSES, LEASES]
+        [VIPS, SCOPES, ADDRESSES, LEASES, CLUSTER]
             .into_iter()
             .flat_map(move |file| [path.join(file), path.join(temporary(file))])
     }
@@ -212,6 +220,23 @@ impl StateDir {
     pub fn save_addresses(&self, names: &BTreeMap<HostName, KnownAddresses>) -> Result<(), StateError> {
         let names = names.iter().map(|(name, known)| (name.to_string(), known.clone())).collect();
         self.save(ADDRESSES, SavedAddresses { names })
+    }
+
+    /// The addresses of the cluster's DNS and of this node, as the cluster said last; none if it never did.
+    ///
+    /// # Errors
+    /// As [`StateDir::load_vips`].
+    pub fn load_cluster(&self) -> Result<Option<(Vec<IpAddr>, Vec<IpAddr>)>, StateError> {
+        let SavedCluster { dns, node } = self.load(CLUSTER)?;
+        Ok((!dns.is_empty() || !node.is_empty()).then_some((dns, node)))
+    }
+
+    /// Saves the same.
+    ///
+    /// # Errors
+    /// As [`StateDir::save_vips`].
+    pub fn save_cluster(&self, dns: &[IpAddr], node: &[IpAddr]) -> Result<(), StateError> {
+        self.save(CLUSTER, SavedCluster { dns: dns.to_vec(), node: node.to_vec() })
     }
 
     fn load<T: Default + for<'a> Deserialize<'a>>(&self, file: &str) -> Result<T, StateError> {

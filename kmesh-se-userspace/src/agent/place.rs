@@ -34,7 +34,7 @@ impl AttachCgroup {
             Some(taken) => taken.check_attach(&cgroup.path)?,
             None => drop(enrol::remove_command_cgroups(&cgroup.path)),
         }
-        let is_of_pods = args.pods.enrol_pods && !created;
+        let is_of_pods = args.enrols_pods() && !created;
         Ok(Self { cgroup, is_ours: created || (args.attach.is_none() && !is_of_pods), is_new: created })
     }
 }
@@ -44,7 +44,7 @@ pub(super) async fn attach_path(args: &AgentArgs) -> anyhow::Result<PathBuf> {
     let mount = enrol::hierarchy()?;
     match &args.attach {
         Some(path) => Ok(path.clone()),
-        None if args.pods.enrol_pods => cgroup_of_pods(&mount).await,
+        None if args.enrols_pods() => cgroup_of_pods(&mount).await,
         None => Ok(mount.join("kmesh-se")),
     }
 }

@@ -331,7 +331,7 @@ fn shown(pod: &ObjectRef) -> String {
 }
 
 /// The addresses of this network namespace, all of loopback as one.
-fn local_addresses() -> Vec<IpAddr> {
+pub(super) fn local_addresses() -> Vec<IpAddr> {
     let interfaces = getifaddrs().inspect_err(|error| {
         tracing::warn!(%error, "the node's addresses are not known: pods of its network get no answers from us");
     });

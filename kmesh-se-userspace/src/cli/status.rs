@@ -98,13 +98,14 @@ fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
     let count = |name: &str| dns.queries.get(name).copied().unwrap_or_default();
     writeln!(
         out,
-        "dns       {} for {}: {} queries, {} answered, {} forwarded, {} failed",
+        "dns       {} for {}: {} queries, {} answered, {} forwarded, {} failed, {} refused",
         dns.listen,
         dns.resolvers.join(", "),
         count("queries"),
         count("answered"),
         count("forwarded"),
-        count("failedUpstream")
+        count("failedUpstream"),
+        count("refused")
     )?;
     writeln!(out, "resolve   {} names, {} failing", status.resolve.names, status.resolve.failing.len())?;
     for name in &status.resolve.failing {

@@ -11,9 +11,16 @@ use crate::pods::{PodSettings, RuntimeClass};
 pub struct PodArgs {
     /// Enrol the pods of this node whose label, or whose namespace's label, `istio.io/dataplane-mode` asks for it. They are
     /// found in the cgroup tree by their ids. The DNS server then serves only them, the node itself where somebody there is
-    /// enrolled, and nobody else.
-    #[arg(long, env = "KMESH_SE_ENROL_PODS")]
-    pub enrol_pods: bool,
+    /// enrolled, and nobody else. Default: with --source kube.
+    #[arg(
+        long,
+        env = "KMESH_SE_ENROL_PODS",
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub enrol_pods: Option<bool>,
 
     /// The value of the label `istio.io/dataplane-mode` that is meant for this agent, compared without case. The pod's own
     /// label wins over the namespace's; `none` opts out.
