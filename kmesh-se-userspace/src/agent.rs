@@ -152,8 +152,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let vips = state.load_vips(args.vip_ranges())?;
     let leases = state.load_leases(dynamic_ranges, args.lease_limits(), Timestamp::now())?;
     let (updates_out, updates) = mpsc::channel(QUEUE);
-    let resolver =
-        Resolver::start(args.resolve.config(around.asked.clone()), updates_out, shutdown.clone());
+    let resolver = Resolver::start(args.resolve.config(around.asked.clone()), updates_out, shutdown.clone());
     let node_dns = args.search.node_dns(searches);
     let pods = args.enrols_pods().then(|| {
         let node = args.place().node;
