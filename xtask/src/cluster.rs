@@ -45,7 +45,17 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
         return keep();
     }
     let mut cargo = workspace::cargo();
-    cargo.args(["test", "--package", "tests", "--test", "cluster", "--", "--include-ignored"]);
+    cargo.args([
+        "test",
+        "--package",
+        "tests",
+        "--no-fail-fast",
+        "--test",
+        "cluster",
+        "--test",
+        "kube_source",
+    ]);
+    cargo.args(["--", "--include-ignored"]);
     cargo.args(&options.arguments).env("KMESH_SE_BIN", agent);
     test::run(&mut cargo, Count::default())
 }
