@@ -3,6 +3,7 @@
 //! In: an image's settings and its layers. Out: one tar file in the OCI image layout, which `ctr images import`, `skopeo`
 //! and `docker load` read. Never: a byte that differs between two archives of the same contents.
 
+mod agent;
 mod layer;
 mod libraries;
 
@@ -15,6 +16,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+pub use self::agent::agent_image;
 pub use self::layer::{Layer, Owner};
 pub use self::libraries::libraries_of;
 

@@ -7,6 +7,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod fuzz;
+mod image;
 mod kernels;
 mod lint;
 mod run;
@@ -48,6 +49,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Mutate YAML and DNS messages, guided by what the code does with them; a crash is kept in a file
     Fuzz(fuzz::Options),
+    /// Build the agent and pack it as an OCI image archive, without a container runtime
+    Image(image::Options),
     /// Formatting, clippy, and the rules of who may import whom
     Lint,
 }
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Kernels(options) => kernels::kernels(&options),
         Command::Cluster(options) => cluster::cluster(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Image(options) => image::image(&options).map(|()| true),
         Command::Lint => lint::lint(),
     };
     match done {

@@ -101,13 +101,18 @@ const REQUIREMENTS: &[Requirement] = &[
         find: Find::By(|_| venv::HTTPBIN.find()),
         or_else: OrElse::Make("into a virtual environment", |machine| venv::HTTPBIN.install(machine)),
     },
-    Requirement {
-        what: "BPF toolchain",
-        needed: "builds the programs that run in the kernel",
-        find: Find::By(bpf::find),
-        or_else: OrElse::Make("a minute or two if bpf-linker must be built", bpf::install),
-    },
+    BPF_TOOLCHAIN,
 ];
+
+/// What only building needs.
+const BUILDING: &[Requirement] = &[BPF_TOOLCHAIN];
+
+const BPF_TOOLCHAIN: Requirement = Requirement {
+    what: "BPF toolchain",
+    needed: "builds the programs that run in the kernel",
+    find: Find::By(bpf::find),
+    or_else: OrElse::Make("a minute or two if bpf-linker must be built", bpf::install),
+};
 
 /// What only the tests of other languages' clients need: 214 MB of packages on a machine that has none of it.
 const LANGUAGES: &[Requirement] = &[
@@ -211,6 +216,14 @@ impl Requirement {
 /// When something is missing that could not be installed; the message names all of it.
 pub(crate) fn setup(verbosity: Verbosity) -> anyhow::Result<()> {
     make_ready(REQUIREMENTS, verbosity)
+}
+
+/// Makes ready what building needs, on a machine where nothing is tested.
+///
+/// # Errors
+/// When something is missing that could not be installed; the message names all of it.
+pub(crate) fn building() -> anyhow::Result<()> {
+    make_ready(BUILDING, Verbosity::Changes)
 }
 
 /// Makes ready the languages that the tests have clients in.
