@@ -45,18 +45,11 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
         return keep();
     }
     let mut cargo = workspace::cargo();
-    cargo.args([
-        "test",
-        "--package",
-        "tests",
-        "--no-fail-fast",
-        "--test",
-        "cluster",
-        "--test",
-        "kube_source",
-    ]);
-    cargo.args(["--", "--include-ignored"]);
-    cargo.args(&options.arguments).env("KMESH_SE_BIN", agent);
+    cargo.args(["test", "--package", "tests", "--no-fail-fast"]);
+    for tests in ["cluster", "kube_source", "manifests"] {
+        cargo.args(["--test", tests]);
+    }
+    cargo.args(["--", "--include-ignored"]).args(&options.arguments).env("KMESH_SE_BIN", agent);
     test::run(&mut cargo, Count::default())
 }
 

@@ -184,6 +184,12 @@ const CLUSTER: &[Requirement] = &[
         or_else: OrElse::Make("a minute or two", |machine| kube::HELM.build(machine)),
     },
     Requirement {
+        what: "Istio's CRDs",
+        needed: "are served beside ours",
+        find: Find::By(|_| kube::find_istio()),
+        or_else: OrElse::Make("a few seconds", kube::fetch_istio),
+    },
+    Requirement {
         what: "Kubernetes",
         needed: "the cluster's own programs",
         find: Find::By(|_| kube::KUBERNETES.find()),

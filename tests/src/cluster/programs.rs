@@ -16,6 +16,19 @@ pub fn built_folder() -> PathBuf {
     tools_folder().join("cluster")
 }
 
+/// The Go module that holds Istio's definitions of its own kinds, which tests apply beside ours.
+pub const ISTIO_API: &str = "istio.io/api@v1.31.4";
+
+/// The cache of Go modules that are not built but read.
+pub fn modules_folder() -> PathBuf {
+    tools_folder().join("go")
+}
+
+/// Istio's definitions, where `cargo xtask cluster` puts them.
+pub fn istios_definitions() -> PathBuf {
+    modules_folder().join(ISTIO_API).join("kubernetes/customresourcedefinitions.gen.yaml")
+}
+
 /// Where a program is: in `$KUBEBUILDER_ASSETS`, among those that were built, in PATH or where root's are.
 pub fn find(name: &str) -> Option<PathBuf> {
     given(name).or_else(|| {

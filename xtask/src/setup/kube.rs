@@ -173,6 +173,18 @@ pub(super) fn fetch_go(_: &Machine) -> anyhow::Result<String> {
     Ok(format!("fetched {toolchain}"))
 }
 
+pub(super) fn find_istio() -> Option<String> {
+    programs::istios_definitions().is_file().then(|| programs::ISTIO_API.to_owned())
+}
+
+/// Fetches the module with Istio's definitions, by the module proxy and into a cache of our own.
+pub(super) fn fetch_istio(_: &Machine) -> anyhow::Result<String> {
+    let mut go = Command::new(find_go().unwrap_or_else(|| "go".into()));
+    go.args(["mod", "download", programs::ISTIO_API]).env("GOFLAGS", "-modcacherw");
+    machine::run_logged(go.env("GOMODCACHE", programs::modules_folder()))?;
+    Ok(format!("fetched {}", programs::ISTIO_API))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,281 @@
+//! What is applied to a cluster, as a real API server takes it: the definitions of `kmesh-se crds`, and the Helm chart.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use tests::cluster::{ApiServer, programs};
+use tests::stage::examples_folder;
+use tests::{agent, poll};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
+const NAMES: [&str; 2] = ["serviceentries.networking.istio.io", "workloadentries.networking.istio.io"];
+
+/// `kmesh-se crds`.
+fn definitions() -> anyhow::Result<String> {
+    let output = Command::new(agent::program()?).arg("crds").output()?;
+    ensure!(output.status.success(), "kmesh-se crds: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn apply_definitions(api: &ApiServer, text: &str) -> anyhow::Result<()> {
+    let kubectl = api.kubectl();
+    kubectl.apply(text)?;
+    for name in NAMES {
+        kubectl.run(&["wait", "--for=condition=Established", &format!("crd/{name}"), "--timeout=60s"])?;
+    }
+    // Established is not yet served, by a moment.
+    poll::until("entries to be served", LIMIT, || kubectl.run(&["get", "serviceentries"]).ok().map(|_| ()))
+}
+
+/// Every example, applied in every version, reads the same in every version.
+fn examples_read_the_same_in_all_versions(api: &ApiServer) -> anyhow::Result<()> {
+    let kubectl = api.kubectl();
+    let mut count = 0;
+    for file in std::fs::read_dir(examples_folder())? {
+        let text = std::fs::read_to_string(file?.path())?;
+        for version in VERSIONS {
+            let text =
+                text.replace("networking.istio.io/v1alpha3\n", &format!("networking.istio.io/{version}\n"));
+            assert!(text.contains(&format!("networking.istio.io/{version}\n")), "{text}");
+            kubectl.apply(&text)?;
+            let read = |version: &str| {
+                kubectl.json(&["get", &format!("serviceentries.{version}.networking.istio.io"), "-A"])
+            };
+            let specs = |list: Value| {
+                list["items"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|item| item["spec"].clone())
+                    .collect::<Vec<_>>()
+            };
+            let first = specs(read(VERSIONS[0])?);
+            assert!(!first.is_empty());
+            for other in VERSIONS {
+                assert_eq!(specs(read(other)?), first, "{version} read as {other}");
+            }
+            kubectl.run(&["delete", "serviceentries", "--all", "-A"])?;
+            count += 1;
+        }
+    }
+    assert!(count >= 2 * VERSIONS.len());
+    Ok(())
+}
+
+fn entry(spec: Value) -> String {
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+           "metadata": {"name": "tried", "namespace": "default"}, "spec": spec})
+    .to_string()
+}
+
+#[test]
+#[ignore = "needs programs that `cargo xtask cluster` builds"]
+fn our_definitions_are_taken_by_an_api_server_and_serve_all_versions() -> anyhow::Result<()> {
+    let api = ApiServer::start()?;
+    apply_definitions(&api, &definitions()?)?;
+    examples_read_the_same_in_all_versions(&api)?;
+
+    // What they refuse, by the field.
+    let kubectl = api.kubectl();
+    for (spec, field) in [
+        (json!({}), "spec.hosts"),
+        (json!({"hosts": []}), "spec.hosts"),
+        (json!({"hosts": ["a.test"], "resolution": "SOMETIMES"}), "spec.resolution"),
+        (json!({"hosts": ["a.test"], "ports": [{"name": "http", "number": 70000}]}), "spec.ports[0].number"),
+        (json!({"hosts": ["a.test"], "ports": [{"number": 80}]}), "spec.ports[0].name"),
+        (json!({"hosts": ["a.test"], "host": "b.test"}), "spec.host"),
+    ] {
+        let error = kubectl.apply(&entry(spec.clone())).expect_err("it is refused");
+        assert!(format!("{error:#}").contains(field), "{spec}: {error:#}");
+    }
+
+    // What people see.
+    kubectl.apply(&entry(json!({"hosts": ["a.test"], "location": "MESH_EXTERNAL", "resolution": "DNS"})))?;
+    let table = kubectl.run(&["get", "se"])?;
+    let head: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "AGE"]);
+    assert!(table.contains("a.test") && table.contains("MESH_EXTERNAL"), "{table}");
+    let told = kubectl.run(&["explain", "serviceentry.spec.endpoints.weight"])?;
+    assert!(told.contains("Its share"), "{told}");
+
+    // Status is apart, and keeps what others write there.
+    let status =
+        json!({"status": {"addresses": [{"value": "240.240.0.9", "host": "a.test"}], "others": {"x": 1}}});
+    let patch = ["patch", "se", "tried", "--subresource=status", "--type=merge", "-p", &status.to_string()];
+    kubectl.run(&patch)?;
+    kubectl.apply(&entry(json!({"hosts": ["a.test"], "resolution": "NONE"})))?;
+    assert_eq!(kubectl.json(&["get", "se", "tried"])?["status"], status["status"]);
+    assert_eq!(api.end(), Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs programs that `cargo xtask cluster` builds"]
+fn istios_definitions_serve_the_same_entries_and_ours_take_their_place() -> anyhow::Result<()> {
+    let api = ApiServer::start()?;
+    let istios = std::fs::read_to_string(programs::istios_definitions())
+        .context("no definitions of Istio: `cargo xtask cluster` gets them")?;
+    let ours: Vec<_> = istios
+        .split("\n---\n")
+        .filter(|text| NAMES.iter().any(|name| text.contains(&format!("name: {name}"))))
+        .collect();
+    assert_eq!(ours.len(), NAMES.len());
+    apply_definitions(&api, &ours.join("\n---\n"))?;
+    examples_read_the_same_in_all_versions(&api)?;
+    // Objects of before stay readable when the definitions change, either way.
+    let kubectl = api.kubectl();
+    kubectl.apply(&entry(json!({"hosts": ["a.test"], "resolution": "DNS"})))?;
+    let before = kubectl.json(&["get", "se", "tried"])?["spec"].clone();
+    apply_definitions(&api, &definitions()?)?;
+    assert_eq!(kubectl.json(&["get", "se", "tried"])?["spec"], before);
+    assert_eq!(api.end(), Vec::<String>::new());
+    Ok(())
+}
+
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/charts/kmesh-se")
+}
+
+#[test]
+fn the_charts_definitions_are_those_of_the_program() -> anyhow::Result<()> {
+    let committed = std::fs::read_to_string(chart().join("files/crds.yaml"))?;
+    assert!(
+        committed == definitions()?,
+        "they differ: kmesh-se crds > deploy/charts/kmesh-se/files/crds.yaml brings them up to date"
+    );
+    Ok(())
+}
+
+/// Helm, on the cluster of an API server.
+struct Helm<'a> {
+    api: &'a ApiServer,
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Helm<'_> {
+    fn of(api: &ApiServer) -> anyhow::Result<Helm<'_>> {
+        let program = programs::find("helm").context("no helm: `cargo xtask cluster` builds it")?;
+        Ok(Helm { api, program, folder: api.run().folder()?.join("helm") })
+    }
+
+    fn output(&self, words: &[&str]) -> anyhow::Result<Output> {
+        let mut helm = self.api.netns().command(&self.program);
+        helm.args(words).env("KUBECONFIG", self.api.kubectl().kubeconfig());
+        for (variable, folder) in [("CACHE", "cache"), ("CONFIG", "config"), ("DATA", "data")] {
+            helm.env(format!("HELM_{variable}_HOME"), self.folder.join(folder));
+        }
+        helm.output().context("cannot run helm")
+    }
+
+    fn run(&self, words: &[&str]) -> anyhow::Result<String> {
+        let output = self.output(words)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "helm {}: {}", words.join(" "), error.trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+#[test]
+#[ignore = "needs programs that `cargo xtask cluster` builds"]
+fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> anyhow::Result<()> {
+    let api = ApiServer::start()?;
+    let (helm, kubectl) = (Helm::of(&api)?, api.kubectl());
+    let chart = chart().display().to_string();
+    helm.run(&["lint", "--strict", &chart])?;
+    for (value, said) in
+        [("nonsense=1", "nonsense"), ("mode=other", "/mode"), ("paths.run=/run", "/paths/run")]
+    {
+        // Helm itself knows no version of Kubernetes that is new enough when it was not built by its own makefile.
+        let refused = helm.output(&["template", &chart, "--kube-version", "1.36.0", "--set", value])?;
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && error.contains(said), "{value}: {error}");
+    }
+
+    kubectl.run(&["create", "namespace", "kmesh-se"])?;
+    let install = ["install", "kmesh-se", &chart, "-n", "kmesh-se", "--set", "resolvers={10.96.0.10}"];
+    helm.run(&install)?;
+    let set = kubectl.json(&["get", "daemonset", "kmesh-se", "-n", "kmesh-se"])?;
+    nothing_is_privileged(&set);
+    the_agent_knows_its_flags(&set)?;
+    for name in NAMES {
+        let crd = kubectl.json(&["get", "crd", name])?;
+        assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    }
+    // What the agent is allowed to, and that it may write nothing.
+    let account = "--as=system:serviceaccount:kmesh-se:kmesh-se";
+    let may = |verb: &str, what: &str| {
+        let output = kubectl.output(&["auth", "can-i", verb, what, "-A", account])?;
+        anyhow::Ok(output.stdout.starts_with(b"yes"))
+    };
+    for what in ["serviceentries", "workloadentries", "namespaces", "nodes", "pods", "services"] {
+        assert!(may("list", what)? && may("watch", what)?, "{what}");
+        assert!(!may("update", what)? && !may("create", what)? && !may("delete", what)?, "{what}");
+    }
+    assert!(!may("list", "secrets")?);
+
+    let upgrade = ["upgrade", "kmesh-se", &chart, "-n", "kmesh-se", "--reuse-values", "--set"];
+    helm.run(&[&upgrade[..], &["log=debug"]].concat())?;
+    kubectl.run(&["get", "crd", NAMES[0]])?;
+    helm.run(&[&upgrade[..], &["mode=cleanup"]].concat())?;
+    let set = kubectl.json(&["get", "daemonset", "kmesh-se", "-n", "kmesh-se"])?;
+    nothing_is_privileged(&set);
+    assert_eq!(set["spec"]["template"]["spec"]["initContainers"][0]["args"], json!(["cleanup"]));
+    assert!(!may("list", "pods")?, "what cleans up needs nothing of the API server");
+    helm.run(&["uninstall", "kmesh-se", "-n", "kmesh-se"])?;
+    // The definitions stay, with all entries.
+    kubectl.run(&["get", "crd", NAMES[0], NAMES[1]])?;
+
+    // They are nobody's now, as Istio's would be: a new release leaves them as they are.
+    for name in NAMES {
+        let annotate = ["annotate", "crd", name, "meta.helm.sh/release-name=istio-base", "--overwrite"];
+        kubectl.run(&annotate)?;
+    }
+    helm.run(&install)?;
+    let crd = kubectl.json(&["get", "crd", NAMES[0]])?;
+    assert_eq!(crd["metadata"]["annotations"]["meta.helm.sh/release-name"], "istio-base");
+    assert!(
+        !helm.run(&["get", "manifest", "kmesh-se", "-n", "kmesh-se"])?.contains("CustomResourceDefinition")
+    );
+    helm.run(&["uninstall", "kmesh-se", "-n", "kmesh-se"])?;
+    assert_eq!(api.end(), Vec::<String>::new());
+    Ok(())
+}
+
+fn nothing_is_privileged(set: &Value) {
+    let pod = &set["spec"]["template"]["spec"];
+    assert_eq!((&pod["hostPID"], &pod["hostIPC"]), (&Value::Null, &Value::Null));
+    let all = [&pod["containers"], &pod["initContainers"]].into_iter().filter_map(Value::as_array).flatten();
+    let mut count = 0;
+    for container in all {
+        let security = &container["securityContext"];
+        assert_eq!(security["privileged"], false, "{container}");
+        assert_eq!(security["allowPrivilegeEscalation"], false, "{container}");
+        assert_eq!(security["readOnlyRootFilesystem"], true, "{container}");
+        assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault", "{container}");
+        let capabilities = json!({"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]});
+        assert_eq!(security["capabilities"], capabilities, "{container}");
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
+/// The agent would refuse a flag that it does not have before it comes to `--help`.
+fn the_agent_knows_its_flags(set: &Value) -> anyhow::Result<()> {
+    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    let words = container["args"].as_array().context("no arguments")?;
+    let words: Vec<_> = words.iter().filter_map(Value::as_str).collect();
+    assert!(words.contains(&"--resolver=10.96.0.10"), "{words:?}");
+    let help = Command::new(agent::program()?).args(&words).arg("--help").output()?;
+    assert!(help.status.success(), "{words:?}: {}", String::from_utf8_lossy(&help.stderr));
+    // Variables that the agent would not read would be in vain.
+    let help = String::from_utf8(help.stdout)?;
+    for name in container["env"].as_array().into_iter().flatten().filter_map(|v| v["name"].as_str()) {
+        assert!(help.contains(name), "{name}");
+    }
+    Ok(())
+}
