@@ -241,6 +241,7 @@ pub(super) fn add_view(
                 let key = ServiceKey { host: host.clone(), entry: entry.object.clone(), port: port.number };
                 let found = backends::backends(known, Of { entry, host, port });
                 all_backends.extend(found.backends.iter().cloned());
+                desired.dialled.extend(found.dialled);
                 for address in &vips {
                     let frontend = Frontend {
                         scope: scope.clone(),
@@ -252,7 +253,6 @@ pub(super) fn add_view(
                 }
                 if !vips.is_empty() {
                     desired.tables.services.insert(key, found.backends);
-                    desired.dialled.extend(found.dialled);
                 }
             }
         }
