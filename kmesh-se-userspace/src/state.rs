@@ -66,11 +66,13 @@ struct SavedClient {
     address: IpAddr,
 }
 
-#[derive(Serialize, Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct SavedCluster {
-    dns: Vec<IpAddr>,
-    node: Vec<IpAddr>,
+/// What a cluster said of itself and of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownCluster {
+    /// The addresses of its DNS.
+    pub dns: Vec<IpAddr>,
+    /// The addresses of this node.
+    pub node: Vec<IpAddr>,
 }
 
 /// The addresses that a name had.
@@ -222,21 +224,21 @@ impl StateDir {
         self.save(ADDRESSES, SavedAddresses { names })
     }
 
-    /// The addresses of the cluster's DNS and of this node, as the cluster said last; none if it never did.
+    /// What the cluster said last; none if it never did.
     ///
     /// # Errors
     /// As [`StateDir::load_vips`].
-    pub fn load_cluster(&self) -> Result<Option<(Vec<IpAddr>, Vec<IpAddr>)>, StateError> {
-        let SavedCluster { dns, node } = self.load(CLUSTER)?;
-        Ok((!dns.is_empty() || !node.is_empty()).then_some((dns, node)))
+    pub fn load_cluster(&self) -> Result<Option<KnownCluster>, StateError> {
+        let known: KnownCluster = self.load(CLUSTER)?;
+        Ok((known != KnownCluster::default()).then_some(known))
     }
 
     /// Saves the same.
     ///
     /// # Errors
     /// As [`StateDir::save_vips`].
-    pub fn save_cluster(&self, dns: &[IpAddr], node: &[IpAddr]) -> Result<(), StateError> {
-        self.save(CLUSTER, SavedCluster { dns: dns.to_vec(), node: node.to_vec() })
+    pub fn save_cluster(&self, known: &KnownCluster) -> Result<(), StateError> {
+        self.save(CLUSTER, known)
     }
 
     fn load<T: Default + for<'a> Deserialize<'a>>(&self, file: &str) -> Result<T, StateError> {

@@ -16,7 +16,7 @@ use crate::{
     dns::{DnsListen, MAX_RESOLVERS},
     resolve,
     source::kube::{self, Discovered},
-    state::StateDir,
+    state::{KnownCluster, StateDir},
 };
 
 /// Where NodeLocal DNSCache listens on each node, by its own manifests.
@@ -120,13 +120,14 @@ async fn discover(client: &::kube::Client, node: &str, state: &StateDir) -> anyh
     loop {
         let error = match timeout(ANSWER, kube::discover(client, node)).await {
             Ok(Ok(found)) => {
-                state.save_cluster(&found.cluster_dns, &found.node_addresses)?;
+                let Discovered { cluster_dns: dns, node_addresses: node } = found.clone();
+                state.save_cluster(&KnownCluster { dns, node })?;
                 return Ok(found);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {ANSWER:?}"),
         };
-        if let Some((cluster_dns, node_addresses)) = state.load_cluster()? {
+        if let Some(KnownCluster { dns: cluster_dns, node: node_addresses }) = state.load_cluster()? {
             tracing::warn!(
                 error,
                 "the cluster does not say where its DNS is: going on with what it said last"
