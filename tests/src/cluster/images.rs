@@ -11,26 +11,80 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context as _, bail};
 
-use super::programs;
+use super::programs::{self, program};
 use crate::oci::{self, Image, Layer, Owner};
 use crate::stage::tools_folder;
 
 /// The images that every node has.
-pub const NAMES: &[&str] = &["pause", "sleep", "httpbin", "coredns"];
+pub const NAMES: &[&str] = &[PAUSE.name, SLEEP.name, HTTPBIN.name, COREDNS.name];
 
-/// What of busybox `sleep` offers.
-const APPLETS: &[&str] = &[
-    "sh", "sleep", "cat", "ls", "id", "env", "ip", "nslookup", "nc", "wget", "head", "tail", "grep", "seq",
-    "date",
-];
+/// How an image is made.
+struct Recipe {
+    name: &'static str,
+    /// Files that say, by size and time, whether an archive is made of what is there now.
+    made_of: fn() -> anyhow::Result<Vec<PathBuf>>,
+    /// Fills the layer and says what a container starts with.
+    fill: fn(&mut Layer, &mut Image) -> anyhow::Result<()>,
+}
 
-/// Asks a Python where its parts are: its program, its own library, and that of the virtual environment.
-const PARTS_OF_PYTHON: &str = "
-import os, sys, sysconfig
-print(os.path.realpath(sys.executable))
-print(sysconfig.get_path('stdlib'))
-print(sysconfig.get_path('purelib'))
-";
+const RECIPES: &[Recipe] = &[PAUSE, SLEEP, HTTPBIN, COREDNS];
+
+/// What holds a pod's namespaces.
+const PAUSE: Recipe = Recipe {
+    name: "pause",
+    made_of: || Ok(vec![program("busybox")?]),
+    fill: |layer, image| {
+        layer.copy(&program("busybox")?, "/bin/busybox")?;
+        image.entrypoint = words(&["/bin/busybox", "sleep", "infinity"]);
+        Ok(())
+    },
+};
+
+/// The tutorial's client: curl and a shell.
+const SLEEP: Recipe = Recipe {
+    name: "sleep",
+    made_of: || Ok(vec![program("busybox")?, program("curl")?]),
+    fill: |layer, image| {
+        const APPLETS: &[&str] = &[
+            "sh", "sleep", "cat", "ls", "id", "env", "ip", "nslookup", "nc", "wget", "head", "tail", "grep",
+            "seq", "date",
+        ];
+        layer.copy(&program("busybox")?, "/bin/busybox")?;
+        APPLETS.iter().for_each(|applet| layer.link(&format!("/bin/{applet}"), "busybox"));
+        layer.copy(&program("curl")?, "/usr/bin/curl")?;
+        layer.add_libraries()?;
+        image.entrypoint = words(&["/bin/sleep", "infinity"]);
+        image.env = words(&["PATH=/usr/bin:/bin"]);
+        Ok(())
+    },
+};
+
+/// The tutorial's server, on port 8000.
+const HTTPBIN: Recipe = Recipe {
+    name: "httpbin",
+    made_of: || Ok(vec![httpbin().join("kmesh-se-packages"), Python::of_httpbin()?.program]),
+    fill: |layer, image| {
+        let python = Python::of_httpbin()?;
+        python.add_to(layer)?;
+        image.entrypoint = vec![python.program.to_string_lossy().into_owned()];
+        image.entrypoint.extend(words(&["-m", "gunicorn"]));
+        image.arguments = words(&["--no-control-socket", "--worker-tmp-dir=/tmp", "--threads=8"]);
+        image.arguments.extend(words(&["--bind=0.0.0.0:8000", "httpbin:app"]));
+        image.env = vec![format!("PYTHONPATH={}", python.packages.display())];
+        Ok(())
+    },
+};
+
+/// The cluster's DNS server.
+const COREDNS: Recipe = Recipe {
+    name: "coredns",
+    made_of: || Ok(vec![program("coredns")?]),
+    fill: |layer, image| {
+        layer.copy(&program("coredns")?, "/coredns")?;
+        image.entrypoint = words(&["/coredns"]);
+        Ok(())
+    },
+};
 
 /// The full name of an image, as pods have to write it.
 pub fn name(image: &str) -> String {
@@ -49,16 +103,9 @@ pub(super) fn archive(image: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn path_of(image: &str) -> PathBuf {
-    programs::built_folder().join(format!("{image}.image.tar"))
-}
-
 /// Whether all archives are there, and made of what is there now.
 pub fn are_made() -> bool {
-    NAMES.iter().all(|image| {
-        let made_of = fs::read_to_string(stamp_of(image)).unwrap_or_default();
-        path_of(image).is_file() && ingredients(image).is_ok_and(|ingredients| ingredients.stamp() == made_of)
-    })
+    RECIPES.iter().all(Recipe::is_made)
 }
 
 /// Makes the archives that are missing or old.
@@ -67,143 +114,91 @@ pub fn are_made() -> bool {
 /// When something that they are made of is missing.
 pub fn make() -> anyhow::Result<()> {
     fs::create_dir_all(programs::built_folder())?;
-    for image in NAMES {
-        let ingredients = ingredients(image)?;
-        let stamp = ingredients.stamp();
-        if path_of(image).is_file()
-            && fs::read_to_string(stamp_of(image)).is_ok_and(|made_of| made_of == stamp)
-        {
-            continue;
-        }
-        let draft = path_of(image).with_extension("draft");
-        let made = ingredients.image(image).and_then(|image| image.write(&draft));
-        made.with_context(|| format!("cannot make the image {image}"))?;
-        fs::rename(draft, path_of(image))?;
-        fs::write(stamp_of(image), stamp)?;
+    for recipe in RECIPES.iter().filter(|recipe| !recipe.is_made()) {
+        recipe.make().with_context(|| format!("cannot make the image {}", recipe.name))?;
     }
     Ok(())
 }
 
-fn stamp_of(image: &str) -> PathBuf {
-    programs::built_folder().join(format!("{image}.image.made-of"))
+fn path_of(image: &str) -> PathBuf {
+    programs::built_folder().join(format!("{image}.image.tar"))
 }
 
-/// What an image is made of.
-#[derive(Debug, Default)]
-struct Ingredients {
-    /// Files of this machine.
-    files: Vec<PathBuf>,
-    python: Option<Python>,
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-#[derive(Debug)]
+impl Recipe {
+    /// Written when the archive was made.
+    fn stamp_file(&self) -> PathBuf {
+        path_of(self.name).with_extension("made-of")
+    }
+
+    /// Another one when a file changes.
+    fn stamp(&self) -> anyhow::Result<String> {
+        let mut stamp = String::new();
+        for path in (self.made_of)()? {
+            let file = fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let changed = file.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+            // A string takes everything.
+            let _ = writeln!(stamp, "{} {} {changed}", path.display(), file.len());
+        }
+        Ok(stamp)
+    }
+
+    fn is_made(&self) -> bool {
+        let made_of = fs::read_to_string(self.stamp_file()).unwrap_or_default();
+        path_of(self.name).is_file() && self.stamp().is_ok_and(|stamp| stamp == made_of)
+    }
+
+    fn make(&self) -> anyhow::Result<()> {
+        let stamp = self.stamp()?;
+        let mut layer = Layer::default();
+        layer.folder("/tmp", 0o777, Owner::ROOT);
+        let architecture = oci::own_architecture()?;
+        let mut image = Image { name: name(self.name), architecture, ..Image::default() };
+        (self.fill)(&mut layer, &mut image)?;
+        image.layers = vec![layer];
+        let draft = path_of(self.name).with_extension("draft");
+        image.write(&draft)?;
+        fs::rename(draft, path_of(self.name))?;
+        Ok(fs::write(self.stamp_file(), stamp)?)
+    }
+}
+
+/// The virtual environment of httpbin.
+fn httpbin() -> PathBuf {
+    tools_folder().join("httpbin")
+}
+
+/// Where a Python has its parts.
 struct Python {
     program: PathBuf,
     library: PathBuf,
+    /// Of the virtual environment.
     packages: PathBuf,
 }
 
-fn ingredients(image: &str) -> anyhow::Result<Ingredients> {
-    let busybox = || programs::program("busybox");
-    let mut made_of = Ingredients::default();
-    match image {
-        "pause" => made_of.files = vec![busybox()?],
-        "sleep" => made_of.files = vec![busybox()?, programs::program("curl")?],
-        "coredns" => made_of.files = vec![programs::program("coredns")?],
-        "httpbin" => {
-            let venv = tools_folder().join("httpbin");
-            made_of.files = vec![venv.join("kmesh-se-packages")];
-            made_of.python = Some(Python::of(&venv.join("bin/python3"))?);
-        }
-        other => bail!("no image is called {other}"),
-    }
-    Ok(made_of)
-}
-
 impl Python {
-    fn of(program: &Path) -> anyhow::Result<Python> {
-        let output = Command::new(program).args(["-c", PARTS_OF_PYTHON]).output();
-        let output = output.with_context(|| format!("cannot run {}", program.display()))?;
+    fn of_httpbin() -> anyhow::Result<Python> {
+        const PARTS: &str = "
+import os, sys, sysconfig
+print(os.path.realpath(sys.executable))
+print(sysconfig.get_path('stdlib'))
+print(sysconfig.get_path('purelib'))
+";
+        let python = httpbin().join("bin/python3");
+        let output = Command::new(&python).args(["-c", PARTS]).output();
+        let output = output.with_context(|| format!("cannot run {}", python.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let mut lines = text.lines().map(PathBuf::from);
         let parts = (lines.next(), lines.next(), lines.next());
         let (Some(program), Some(library), Some(packages)) = parts else {
-            bail!("{} does not say where its parts are", program.display())
+            bail!("{} does not say where its parts are", python.display())
         };
         Ok(Python { program, library, packages })
     }
-}
 
-impl Ingredients {
-    /// Another one when a file changes.
-    fn stamp(&self) -> String {
-        let mut stamp = String::new();
-        let program = self.python.as_ref().map(|python| &python.program);
-        for path in self.files.iter().chain(program) {
-            let file = fs::metadata(path).ok();
-            let size = file.as_ref().map_or(0, fs::Metadata::len);
-            let changed = file.and_then(|file| file.modified().ok()?.duration_since(UNIX_EPOCH).ok());
-            // A string takes everything.
-            let _ = writeln!(stamp, "{} {size} {}", path.display(), changed.unwrap_or_default().as_nanos());
-        }
-        stamp
-    }
-
-    fn image(&self, image: &str) -> anyhow::Result<Image> {
-        let mut layer = Layer::default();
-        layer.folder("/tmp", 0o777, Owner::ROOT);
-        let mut env = Vec::new();
-        let entrypoint = match image {
-            "pause" => {
-                layer.copy(&self.files[0], "/bin/busybox")?;
-                vec!["/bin/busybox", "sleep", "infinity"]
-            }
-            "sleep" => {
-                layer.copy(&self.files[0], "/bin/busybox")?;
-                APPLETS.iter().for_each(|applet| layer.link(&format!("/bin/{applet}"), "busybox"));
-                layer.copy(&self.files[1], "/usr/bin/curl")?;
-                layer.add_libraries()?;
-                vec!["/bin/sleep", "infinity"]
-            }
-            "coredns" => {
-                layer.copy(&self.files[0], "/coredns")?;
-                vec!["/coredns"]
-            }
-            _ => {
-                let python = self.python.as_ref().context("httpbin needs a Python")?;
-                python.add_to(&mut layer)?;
-                env.push(format!("PYTHONPATH={}", python.packages.display()));
-                let program = python.program.to_string_lossy().into_owned();
-                return Ok(Image {
-                    name: name(image),
-                    architecture: oci::own_architecture()?,
-                    entrypoint: [&program, "-m", "gunicorn"].map(str::to_owned).to_vec(),
-                    arguments: gunicorn_words(),
-                    env,
-                    layers: vec![layer],
-                    ..Image::default()
-                });
-            }
-        };
-        env.push("PATH=/usr/bin:/bin".to_owned());
-        Ok(Image {
-            name: name(image),
-            architecture: oci::own_architecture()?,
-            entrypoint: entrypoint.into_iter().map(str::to_owned).collect(),
-            env,
-            layers: vec![layer],
-            ..Image::default()
-        })
-    }
-}
-
-fn gunicorn_words() -> Vec<String> {
-    let words =
-        ["--no-control-socket", "--worker-tmp-dir=/tmp", "--threads=8", "--bind=0.0.0.0:8000", "httpbin:app"];
-    words.map(str::to_owned).to_vec()
-}
-
-impl Python {
     /// All of it at the paths that it has here, but for what no server needs.
     fn add_to(&self, layer: &mut Layer) -> anyhow::Result<()> {
         const UNUSED: &[&str] =
