@@ -11,8 +11,9 @@ use anyhow::Context as _;
 use tests::clean;
 use tests::cluster::{Cluster, OUTSIDE_ADDRESS};
 
+use crate::setup::{self, Verbosity};
 use crate::test::{self, Count};
-use crate::{setup, workspace};
+use crate::workspace;
 
 /// How soon Ctrl-C is seen.
 const TICK: Duration = Duration::from_millis(50);
@@ -39,11 +40,13 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
     if let Some(assets) = &options.assets {
         return start_again_with(assets.canonicalize()?, options);
     }
-    let agent = workspace::build_agent(false)?;
-    setup::cluster()?;
     if options.keep {
+        setup::setup(Verbosity::Changes)?;
+        setup::cluster()?;
         return keep();
     }
+    let agent = workspace::build_agent(false)?;
+    setup::cluster()?;
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--package", "tests", "--no-fail-fast"]);
     for tests in ["cluster", "cluster_pods", "kube_source", "manifests"] {
