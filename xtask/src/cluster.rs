@@ -49,7 +49,7 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
     setup::cluster()?;
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--package", "tests", "--no-fail-fast"]);
-    for tests in ["cluster", "cluster_pods", "kube_source", "manifests"] {
+    for tests in ["cluster", "cluster_pods", "cluster_tutorial", "kube_source", "manifests"] {
         cargo.args(["--test", tests]);
     }
     cargo.args(["--", "--include-ignored"]).args(&options.arguments).env("KMESH_SE_BIN", agent);
