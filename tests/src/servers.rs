@@ -227,11 +227,20 @@ impl Httpbin {
         Ok(Httpbin { process })
     }
 
-    /// The address that each request came from, in order.
-    pub fn clients(&self) -> Vec<String> {
-        let output = self.process.output();
-        let requests = output.lines().filter_map(|line| line.strip_prefix("request "));
-        requests.filter_map(|request| request.split(' ').next()).map(str::to_owned).collect()
+    /// The address that each request came from, in order, once there were so many: a request is told of only after its
+    /// answer.
+    ///
+    /// # Errors
+    /// When fewer came.
+    pub fn clients(&self, count: usize) -> anyhow::Result<Vec<String>> {
+        let told = || {
+            let output = self.process.output();
+            let requests = output.lines().filter_map(|line| line.strip_prefix("request "));
+            let clients: Vec<_> =
+                requests.filter_map(|request| request.split(' ').next()).map(str::to_owned).collect();
+            (clients.len() >= count).then_some(clients)
+        };
+        poll::until(&format!("httpbin to tell of {count} requests"), READY, told)
     }
 }
 

@@ -22,7 +22,7 @@ fn real_httpbin_answers_with_the_clients_own_address_in_two_topologies_at_once()
         let url = "http://httpbin.default.svc.cluster.local:8000/status/418";
         let (_, code) = output(&topology, &["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url])?;
         assert_eq!(code, "418");
-        let clients = topology.httpbin.as_ref().expect("it was started").clients();
+        let clients = topology.httpbin.as_ref().expect("it was started").clients(2)?;
         assert_eq!(clients, [SLEEP.to_string(), SLEEP.to_string()]);
         drop(topology);
         assert_eq!(run.end(), Vec::<String>::new());
@@ -68,8 +68,8 @@ fn a_killed_run_is_swept_by_the_next_and_a_live_one_is_not() -> anyhow::Result<(
     let live = Run::begin()?;
     let topology = Topology::start(&live, Options { httpbin: false, ..Options::default() })?;
 
-    // What a run that was killed leaves: names that carry an id, and no lock.
-    let dead = "0dead000";
+    // What a run that was killed leaves: names that carry an id, and no lock. Another run of this test has another id.
+    let dead = &format!("{:08x}", 0xdead_0000_u32 ^ std::process::id());
     let name = format!("kmse-{dead}-node");
     assert!(Command::new("ip").args(["netns", "add", &name]).status()?.success());
     let group = tests::cgroup::mount_point()?.join(format!("kmse-{dead}"));

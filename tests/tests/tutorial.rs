@@ -32,7 +32,7 @@ fn answers_come_from_httpbin_which_sees_the_client_itself() -> anyhow::Result<()
         ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "http://kmesh-fake.com/status/418"];
     assert_eq!(stage.says(true, &teapot)?, (true, "418\n".to_owned()));
 
-    let clients = stage.topology.httpbin.as_ref().expect("it was started").clients();
+    let clients = stage.topology.httpbin.as_ref().expect("it was started").clients(5)?;
     assert_eq!(clients, vec![SLEEP.to_string(); 5]);
     Ok(())
 }
