@@ -11,13 +11,17 @@ const STEP: Duration = Duration::from_millis(10);
 /// The variable that says how many times as long everything may take here as on a real machine.
 pub const SLOWNESS: &str = "KMSE_SLOWNESS";
 
+/// `limit`, or [`SLOWNESS`] times that.
+pub fn stretched(limit: Duration) -> Duration {
+    limit * std::env::var(SLOWNESS).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Waits until `condition` answers something.
 ///
 /// # Errors
 /// When it has not within `limit`, or [`SLOWNESS`] times that; the message names `what` was waited for.
 pub fn until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
-    let slowness = std::env::var(SLOWNESS).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let limit = limit * slowness;
+    let limit = stretched(limit);
     let began = Instant::now();
     loop {
         if let Some(answer) = condition() {
