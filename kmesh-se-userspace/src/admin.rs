@@ -2,12 +2,15 @@
 //!
 //! In: requests of the command line. Out: answers from the agent's loop. Never: a state of its own.
 
+mod client;
+
 use std::{
     fs, io,
     os::unix::{fs::PermissionsExt, net::UnixListener as StdUnixListener},
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -18,19 +21,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    Method, Request,
-    body::{Bytes, Frame, Incoming},
-};
-use hyper_util::rt::TokioIo;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use hyper::body::{Bytes, Frame};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
+
+pub use client::AdminClient;
 
 use crate::{
     explain::{ExplainRequest, Explanation},
@@ -128,6 +128,14 @@ pub enum AdminError {
         path: PathBuf,
         /// The system's answer.
         error: io::Error,
+    },
+    /// An agent has the socket, and does not answer.
+    #[error("the agent on {} has not answered for {} s: it is stopped, or has no processor time; see its log", path.display(), patience.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long was waited.
+        patience: Duration,
     },
     /// The agent answered something else than expected.
     #[error("the agent on {} did not answer as expected: {message}", path.display())]
@@ -383,143 +391,4 @@ async fn ask<T>(queries: &mpsc::Sender<Query>, query: impl FnOnce(oneshot::Sende
     let (reply, answer) = oneshot::channel();
     queries.send(query(reply)).await.ok()?;
     answer.await.ok()
-}
-
-/// The command line's side of the socket.
-#[derive(Clone, Debug)]
-pub struct AdminClient {
-    path: PathBuf,
-}
-
-impl AdminClient {
-    /// Will ask the agent at `path`.
-    #[must_use]
-    pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
-    }
-
-    /// `GET path`.
-    ///
-    /// # Errors
-    /// No agent answers, or it answers with an error.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminError> {
-        self.send(Method::GET, path, &()).await
-    }
-
-    /// `POST path` with `body`.
-    ///
-    /// # Errors
-    /// No agent answers, or it answers with an error.
-    pub async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, AdminError> {
-        self.send(Method::POST, path, body).await
-    }
-
-    /// `GET path`, whose answer is a JSON line after the other, until `take` says that it is enough or the agent stops.
-    ///
-    /// # Errors
-    /// No agent answers, or it answers with an error.
-    pub async fn lines<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        mut take: impl FnMut(T) -> bool,
-    ) -> Result<(), AdminError> {
-        let mut body = self.request(Method::GET, path, &()).await?;
-        let mut text = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame.map_err(|e| self.unexpected(e))?.into_data() else { continue };
-            text.extend_from_slice(&frame);
-            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = text.drain(..=end).collect();
-                let value = serde_json::from_slice(&line).map_err(|e| self.unexpected(e))?;
-                if !take(value) {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn send<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, AdminError> {
-        let body = self.request(method, path, body).await?;
-        let bytes = body.collect().await.map_err(|e| self.unexpected(e))?.to_bytes();
-        serde_json::from_slice(&bytes).map_err(|e| self.unexpected(e))
-    }
-
-    /// The body of an answer that is no error.
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<Incoming, AdminError> {
-        let body = serde_json::to_vec(body).map_err(|e| self.unexpected(e))?;
-        let mut tries = 1..TRIES;
-        let response = loop {
-            match self.try_send(method.clone(), path, &body).await? {
-                Ok(response) => break response,
-                // The agent closed the connection unread, as it does when it hands over to another, which is asked now.
-                Err(error) if is_unanswered(&error) && tries.next().is_some() => {}
-                Err(error) => return Err(self.unexpected(error)),
-            }
-        };
-        let status = response.status();
-        let body = response.into_body();
-        if status.is_success() {
-            return Ok(body);
-        }
-        let bytes = body.collect().await.map_err(|e| self.unexpected(e))?.to_bytes();
-        Err(self.unexpected(String::from_utf8_lossy(&bytes)))
-    }
-
-    /// One request on a connection of its own.
-    async fn try_send(
-        &self,
-        method: Method,
-        path: &str,
-        body: &[u8],
-    ) -> Result<hyper::Result<hyper::Response<Incoming>>, AdminError> {
-        let stream = UnixStream::connect(&self.path)
-            .await
-            .map_err(|error| AdminError::Connect { path: self.path.clone(), error })?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "kmesh-se")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::copy_from_slice(body)))
-            .map_err(|e| self.unexpected(e))?;
-        let answer = async {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            sender.send_request(request).await
-        };
-        Ok(answer.await)
-    }
-
-    fn unexpected(&self, error: impl ToString) -> AdminError {
-        AdminError::Answer { path: self.path.clone(), message: error.to_string() }
-    }
-}
-
-/// How often a request is sent to an agent that closes the connection.
-const TRIES: u32 = 4;
-
-fn is_unanswered(error: &hyper::Error) -> bool {
-    let is_reset = |error: &(dyn std::error::Error + 'static)| {
-        let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
-        error.downcast_ref::<io::Error>().is_some_and(|error| kinds.contains(&error.kind()))
-    };
-    error.is_canceled()
-        || error.is_incomplete_message()
-        || std::error::Error::source(error).is_some_and(is_reset)
 }

@@ -226,7 +226,7 @@ impl Agent {
         let mut command = self.node.command(&self.flags.program);
         command.arg("cleanup").arg("--admin").arg(&self.flags.admin).arg("--attach").arg(&self.flags.attach);
         command.arg("--pin").arg(&self.flags.pin);
-        command.arg("--state").arg(&self.flags.state).output().context("cannot run kmesh-se cleanup")
+        poll::output(command.arg("--state").arg(&self.flags.state))
     }
 
     /// What it was started with.
@@ -263,8 +263,7 @@ impl Agent {
 fn ask(program: &Path, admin: &Path, words: &[&str]) -> anyhow::Result<Output> {
     let (command, rest) = words.split_first().context("no command")?;
     let mut kmesh = Command::new(program);
-    kmesh.arg(command).args([OsStr::new("--admin"), admin.as_os_str()]).args(rest);
-    kmesh.output().with_context(|| format!("cannot run {}", program.display()))
+    poll::output(kmesh.arg(command).args([OsStr::new("--admin"), admin.as_os_str()]).args(rest))
 }
 
 /// Whether a text occurs anywhere in a JSON value's strings.

@@ -10,12 +10,14 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+use crate::poll;
+
 /// Runs `bpftool -j` and answers what it printed.
 ///
 /// # Errors
 /// When it fails; with its words.
 pub fn bpftool(words: &[&str]) -> anyhow::Result<Value> {
-    let output = Command::new("bpftool").arg("-j").args(words).output().context("cannot run bpftool")?;
+    let output = poll::output(Command::new("bpftool").arg("-j").args(words))?;
     let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     if !output.status.success() || value.get("error").is_some() {
         let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();

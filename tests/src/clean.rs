@@ -234,7 +234,7 @@ fn end_processes(id: &str) {
 fn remove(id: &str) {
     end_processes(id);
     for name in owned_names(NAMESPACES, id) {
-        let _ = Command::new("ip").args(["netns", "del", &name]).output();
+        let _ = poll::output(Command::new("ip").args(["netns", "del", &name]));
     }
     for name in owned_names(NAMESPACE_FILES, id) {
         let _ = fs::remove_dir_all(Path::new(NAMESPACE_FILES).join(name));
@@ -301,7 +301,8 @@ fn clean_on_signals() {
                     remove(id);
                 }
                 runs.iter().for_each(|id| drop(fs::remove_file(lock_path(id))));
-                std::process::exit(128 + signal);
+                // At once: what `exit` would still run is not ours, and other threads may be in the midst of it.
+                signal_hook::low_level::exit(128 + signal);
             }
         });
     });

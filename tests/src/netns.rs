@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::clean::Run;
+use crate::poll;
 
 /// A network namespace; its run removes it.
 #[derive(Clone, Debug)]
@@ -27,8 +28,7 @@ impl Netns {
     /// When `ip netns add` fails.
     pub fn add(run: &Run, role: &str) -> anyhow::Result<Netns> {
         let netns = Netns { name: run.name(role), run_id: run.id().to_owned() };
-        let added =
-            Command::new("ip").args(["netns", "add", &netns.name]).output().context("cannot run ip")?;
+        let added = poll::output(Command::new("ip").args(["netns", "add", &netns.name]))?;
         if !added.status.success() {
             bail!("cannot make {}: {}", netns.name, String::from_utf8_lossy(&added.stderr).trim());
         }
@@ -113,9 +113,8 @@ impl Netns {
         let mut routes = Vec::new();
         for family in ["-4", "-6"] {
             let mut ip = Command::new("ip");
-            let listed = ip
-                .args(["-n", &self.name, family, "route", "show", "proto", &protocol.to_string()])
-                .output()?;
+            ip.args(["-n", &self.name, family, "route", "show", "proto", &protocol.to_string()]);
+            let listed = poll::output(&mut ip)?;
             if !listed.status.success() {
                 bail!("in {}: {}", self.name, String::from_utf8_lossy(&listed.stderr).trim());
             }

@@ -120,7 +120,7 @@ impl Stage {
     /// # Errors
     /// When it cannot be started; how it ended is in the answer.
     pub fn ask(&self, enrolled: bool, command: &[&str]) -> anyhow::Result<Output> {
-        self.client(enrolled, command).output().with_context(|| format!("cannot run {command:?}"))
+        poll::output(&mut self.client(enrolled, command))
     }
 
     /// What an enrolled or other client prints on standard output, and whether it ended well.
@@ -139,8 +139,7 @@ impl Stage {
     pub fn says_in(&self, namespace: &str, command: &[&str]) -> anyhow::Result<(bool, String)> {
         let words = [self.agent.exec_in(namespace), self.topology.in_sleep(command)].concat();
         let mut client = Command::new(&words[0]);
-        let output = self.run.own(client.args(&words[1..]).stdin(Stdio::null())).output();
-        let output = output.with_context(|| format!("cannot run {command:?}"))?;
+        let output = poll::output(self.run.own(client.args(&words[1..])))?;
         Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 use tests::netns::Netns;
+use tests::poll;
 use tests::stage::{Stage, examples_folder, target_folder, tools_folder};
 use tests::topology::{BACKEND, DNS, NODE, Options, SLEEP, v6};
 
@@ -88,7 +89,7 @@ fn ask_in(
         [&["ip", "netns", "exec", netns.name()], client, &[HOST, "80", "/get", family.word()]].concat();
     let exec = stage.agent.exec();
     let mut command = Command::new(&exec[0]);
-    let output = stage.run.own(command.args(&exec[1..]).args(&words)).output()?;
+    let output = poll::output(stage.run.own(command.args(&exec[1..]).args(&words)))?;
     let (told, error) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
     if !output.status.success() {
         bail!("{words:?} ended with {}: {error}\n{told}", output.status);

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use tests::agent::{Agent, Flags};
 use tests::entries::dns_entry;
+use tests::poll;
 use tests::stage::{Stage, tools_folder};
 use tests::topology::{BACKEND, BACKEND_2, DNS, NODE, Options, v6};
 
@@ -183,7 +184,7 @@ fn commands_are_enrolled_while_one_agent_takes_over_from_another() -> anyhow::Re
                 if done.load(Ordering::SeqCst) && number >= 5 {
                     return Ok(number);
                 }
-                let output = std::process::Command::new(&words[0]).args(&words[1..]).output()?;
+                let output = poll::output(std::process::Command::new(&words[0]).args(&words[1..]))?;
                 let told = String::from_utf8_lossy(&output.stdout).into_owned();
                 anyhow::ensure!(output.status.success() && told.starts_with(&vip), "{number}: {output:?}");
             }

@@ -4,11 +4,12 @@ use std::process::Command;
 
 use serde_json::Value;
 use tests::clean::{Run, leftovers};
+use tests::poll;
 use tests::servers::Echo;
 use tests::topology::{BACKEND, BACKEND_2, Options, SLEEP, Topology};
 
 fn output(topology: &Topology, command: &[&str]) -> anyhow::Result<(bool, String)> {
-    let output = topology.plain_client(command).output()?;
+    let output = poll::output(&mut topology.plain_client(command))?;
     Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 

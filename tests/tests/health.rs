@@ -21,7 +21,8 @@ fn entry() -> String {
 
 /// The answer of `kmesh-se probe`: its exit status, and what it prints.
 fn probe(mut command: Command, question: &str, health: &str) -> anyhow::Result<(Option<i32>, String)> {
-    let Output { status, stdout, stderr } = command.args(["probe", question, "--health", health]).output()?;
+    let Output { status, stdout, stderr } =
+        poll::output(command.args(["probe", question, "--health", health]))?;
     let text = if stdout.is_empty() { stderr } else { stdout };
     Ok((status.code(), String::from_utf8_lossy(&text).trim().to_owned()))
 }
@@ -43,7 +44,7 @@ fn an_agent_says_over_tcp_whether_it_is_alive_and_ready() -> anyhow::Result<()> 
     // What supervisors see that speak HTTP themselves.
     let mut curl = stage.topology.node.command("curl");
     curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &format!("http://{address}/readyz")]);
-    assert_eq!(String::from_utf8(curl.output()?.stdout)?, "200");
+    assert_eq!(String::from_utf8(poll::output(&mut curl)?.stdout)?, "200");
 
     let kmesh = stage.topology.node.command(&stage.agent.flags().program);
     stage.agent.pause()?;

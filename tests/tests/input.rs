@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::UdpSocket;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -113,12 +113,7 @@ fn assert_nothing_left(flags: &Flags) {
 
 /// Runs to its end, or for 10 seconds: an agent that starts after all must not hold up the test.
 fn run(command: &mut Command) -> anyhow::Result<Output> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let ended = poll::until("it to end", Duration::from_secs(10), || child.try_wait().ok().flatten());
-    if ended.is_err() {
-        child.kill()?;
-    }
-    Ok(child.wait_with_output()?)
+    poll::output_within(Duration::from_secs(10), command)
 }
 
 #[test]
@@ -204,8 +199,8 @@ fn a_folder_that_is_not_there_is_named() -> anyhow::Result<()> {
 
 #[test]
 fn asking_an_agent_that_is_not_there_ends_with_2() -> anyhow::Result<()> {
-    let output =
-        Command::new(agent::program()?).args(["status", "--admin", "/nowhere/admin.sock"]).output()?;
+    let mut status = Command::new(agent::program()?);
+    let output = poll::output(status.args(["status", "--admin", "/nowhere/admin.sock"]))?;
     assert_refused(&output, &["/nowhere/admin.sock"]);
     Ok(())
 }

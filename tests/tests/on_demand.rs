@@ -259,7 +259,7 @@ fn plan_and_query_show_names_of_the_hosts_file() -> anyhow::Result<()> {
 #[test]
 fn ranges_that_overlap_are_refused() -> anyhow::Result<()> {
     let words = ["agent", "--source", "file:/nonexistent", "--dynamic-v4", "240.240.0.0/17"];
-    let output = std::process::Command::new(tests::agent::program()?).args(words).output()?;
+    let output = poll::output(std::process::Command::new(tests::agent::program()?).args(words))?;
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("--dynamic-v4 240.240.0.0/17 overlap"), "{text}");
     Ok(())

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::agent::{Agent, Flags, program};
 use tests::netns::Netns;
+use tests::poll;
 use tests::servers::Echo;
 use tests::sockets::client::Client;
 use tests::sockets::{Arena, entry, mapped};
@@ -203,7 +204,7 @@ fn getaddrinfo_prefers_the_family_that_works() -> anyhow::Result<()> {
             .into_iter()
             .chain(in_node.iter().chain(words).map(|w| (*w).to_owned()))
             .collect();
-        let output = node.command(&words[0]).args(&words[1..]).output()?;
+        let output = poll::output(node.command(&words[0]).args(&words[1..]))?;
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         anyhow::ensure!(output.status.success(), "{words:?}: {error}");
         Ok(String::from_utf8(output.stdout)?)

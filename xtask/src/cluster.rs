@@ -47,8 +47,7 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
     }
     let agent = workspace::build_agent(false)?;
     setup::cluster()?;
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--package", "tests", "--no-fail-fast"]);
+    let mut cargo = test::cargo();
     for tests in ["cluster", "cluster_pods", "cluster_tutorial", "kube_source", "manifests"] {
         cargo.args(["--test", tests]);
     }

@@ -51,8 +51,7 @@ impl Count {
 /// When the machine lacks something, or the program under test does not build.
 pub(crate) fn test(arguments: &[String]) -> anyhow::Result<bool> {
     let agent = workspace::build_agent(false)?;
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--workspace", "--exclude", "kmesh-se-ebpf", "--no-fail-fast"]);
+    let mut cargo = cargo();
     let mut count = Count::default();
     let skipped = if ::tests::clean::need_root().is_ok() { 0 } else { kernel_tests()? };
     if skipped == 0 {
@@ -66,6 +65,13 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<bool> {
         println!("skipped: {skipped} end-to-end tests (tests/tests): they need root");
     }
     run(&mut cargo, count)
+}
+
+/// `cargo test` of all packages: with fewer, cargo would build the libraries once more, with other features.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--workspace", "--exclude", "kmesh-se-ebpf", "--no-fail-fast"]);
+    cargo
 }
 
 /// Runs `cargo test` and prints in the end how many tests passed, on top of those counted before; the answer is whether all did.

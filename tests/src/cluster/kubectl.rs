@@ -55,7 +55,7 @@ impl Kubectl {
     /// # Errors
     /// When it cannot be started.
     pub fn output(&self, words: &[&str]) -> anyhow::Result<Output> {
-        self.command(words).output().with_context(|| format!("cannot run {}", self.program.display()))
+        poll::output(&mut self.command(words))
     }
 
     /// What it prints, if it ends well.

@@ -10,6 +10,7 @@ use tests::clean::Run;
 use tests::entries::static_entry;
 use tests::netns::Netns;
 use tests::pods::{Class, Driver, Kubelet, Pod};
+use tests::poll;
 use tests::servers::Echo;
 use tests::stage::Stage;
 use tests::topology::{BACKEND, NODE, Topology};
@@ -130,7 +131,7 @@ fn a_private_cgroup_namespace_is_refused_with_what_to_do() -> anyhow::Result<()>
     );
     let mut shell = topology.node.command("sh");
     shell.args(["-c", &script, "sh"]).arg(&flags.program).args(flags.arguments());
-    let output = run.own(&mut shell).output()?;
+    let output = poll::output(run.own(&mut shell))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("private cgroup namespace"), "{said}");
     assert!(said.contains("hostPath"), "{said}");

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 use tests::netns::Netns;
 use tests::pods::{Driver, Pod};
+use tests::poll;
 use tests::topology::{BACKEND, DNS, NODE, SLEEP};
 
 use crate::{Node, one_pod, shop};
@@ -14,7 +15,7 @@ fn dig(netns: &Netns, port: u64, name: &str, from: IpAddr) -> anyhow::Result<Str
     let mut dig = netns.command("dig");
     dig.args([&format!("@{NODE}"), "-p", &port.to_string(), "-b", &from.to_string()]);
     dig.args([name, "A", "+tries=1", "+time=3", "+noall", "+comments", "+answer"]);
-    Ok(String::from_utf8_lossy(&dig.output()?.stdout).into_owned())
+    Ok(String::from_utf8_lossy(&poll::output(&mut dig)?.stdout).into_owned())
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn the_dns_server_serves_the_pods_of_its_namespaces_and_nobody_else() -> anyhow:
     let words = node.stage.agent.exec();
     let mut command = topology.node.command(&words[0]);
     command.args(&words[1..]).args(["dig", &format!("@{DNS}"), "fake.test", "+tries=1", "+time=3"]);
-    let output = command.output()?;
+    let output = poll::output(&mut command)?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(vip(&said), "{said} {}", String::from_utf8_lossy(&output.stderr));
 
