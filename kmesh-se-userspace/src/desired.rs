@@ -28,6 +28,7 @@ pub use concrete::{concrete, dynamic_view, is_dynamic, wildcards_above};
 pub use conditions::{Condition, address_pending};
 pub use leases::{DYNAMIC_RANGES, LeaseLimits, Leases, QuotaFull, User};
 pub use names::{NameEntry, NameView};
+pub(crate) use plan::remedy_without_address;
 pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
 pub use range::AddressRange;
 pub use tables::{Address, AddressRule, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};

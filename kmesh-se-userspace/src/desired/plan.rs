@@ -170,6 +170,15 @@ fn mode(entry: &Entry) -> &'static str {
     }
 }
 
+/// What gives a host that has no address one.
+pub(crate) fn remedy_without_address(host: &HostName) -> &'static str {
+    if host.is_wildcard() {
+        "a wildcard host is allocated none; set spec.addresses, or resolution DYNAMIC_DNS"
+    } else {
+        "set spec.addresses, or allow allocation"
+    }
+}
+
 /// What an accepted entry asks for that is not done here, or not at once.
 fn limits(entry: &Entry, host: &HostName, vips: &[AddressRange]) -> Option<Condition> {
     let not_programmed = |reason, message: &str| {
@@ -183,9 +192,10 @@ fn limits(entry: &Entry, host: &HostName, vips: &[AddressRange]) -> Option<Condi
             message: format!("each name below {host} gets addresses of its own when a client asks for it"),
         }),
         Resolution::None => None,
-        _ if vips.is_empty() => {
-            not_programmed("NoAddress", "there is no address to dial: set addresses, or allow allocation")
-        }
+        _ if vips.is_empty() => not_programmed(
+            "NoAddress",
+            &format!("there is no address to dial: {}", remedy_without_address(host)),
+        ),
         _ if mode(entry) == "unsupported" => {
             not_programmed("UnixEndpoint", "an inet socket cannot be sent to a Unix socket")
         }

@@ -7,8 +7,8 @@ use super::{
     facts::{EntryFacts, LiveService, NameFacts, RejectedFacts, SourceFacts, Trouble},
 };
 use crate::{
-    desired::{ServiceKey, Unlisted},
-    model::{Resolution, Transport},
+    desired::{ServiceKey, Unlisted, remedy_without_address},
+    model::{HostName, Resolution, Transport},
 };
 
 /// `1 cgroup`, `2 cgroups`.
@@ -91,7 +91,10 @@ pub(super) fn unanswered(facts: &Facts, name: &NameFacts) -> Cause {
         }
         return Cause::new(
             "NoAddress",
-            format!("{object} has no address to dial: set spec.addresses, or allow allocation"),
+            format!(
+                "{object} has no address to dial: {}",
+                remedy_without_address(&HostName::new(&name.host))
+            ),
         );
     }
     // It has addresses, but is not answered: it waits for the first answer of a name.

@@ -117,7 +117,17 @@ const CAUSES: &[Row] = &[
             name(f).vips.clear();
         },
         "NoAddress",
-        "no address to dial",
+        "no address to dial: set spec.addresses",
+        Some("name"),
+    ),
+    (
+        |f| {
+            unanswered(f);
+            name(f).host = "*.test".to_owned();
+            name(f).vips.clear();
+        },
+        "NoAddress",
+        "a wildcard host is allocated none",
         Some("name"),
     ),
     (

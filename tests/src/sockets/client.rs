@@ -6,8 +6,13 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::call::{Answer, By, Call};
+use crate::poll;
+
+/// How long a client may take to end.
+const END: Duration = Duration::from_secs(10);
 
 /// A process that makes system calls for a test.
 #[derive(Debug)]
@@ -20,7 +25,7 @@ pub struct Client {
 pub type Received = (String, Option<SocketAddr>);
 
 impl Client {
-    /// Starts it.
+    /// Starts it, and returns when it makes calls: a command that enrols it first needs its agent until then.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -29,7 +34,9 @@ impl Client {
         let missing = || io::Error::other("a pipe is missing");
         let input = child.stdin.take().ok_or_else(missing)?;
         let output = child.stdout.take().ok_or_else(missing)?;
-        Ok(Client { child, pipes: Mutex::new((Some(input), BufReader::new(output))) })
+        let client = Client { child, pipes: Mutex::new((Some(input), BufReader::new(output))) };
+        drop(client.stream(libc::AF_INET)?);
+        Ok(client)
     }
 
     /// Its process id.
@@ -107,9 +114,13 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // The end of its input ends it.
+        // The end of its input ends it, unless a call hangs.
         self.pipes.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
-        let _ = self.child.wait();
+        let ended = || self.child.try_wait().ok().flatten();
+        if poll::until("the client to end", END, ended).is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 
