@@ -27,17 +27,22 @@ static TABLE: LazyLock<NameTable> = LazyLock::new(|| {
                 namespace: Namespace::default(),
                 name: "entry".into(),
             },
+            from_names: on_demand,
+            waits: false,
             on_demand,
         };
-        NameEntry { views: BTreeMap::from([(Scope::Mesh, view)]) }
+        NameEntry { views: BTreeMap::from([(Scope::Mesh, view)]), is_complete: true }
     };
     let table = NameTable::default();
     table.set(HostName::new("ours.test"), Some(entry(2, false)));
     table.set(HostName::new("many.test"), Some(entry(200, false)));
     table.set(HostName::new("*.wild.test"), Some(entry(1, false)));
     table.set(HostName::new("*.lazy.test"), Some(entry(0, true)));
-    table.set_concrete(&HostName::new("a.lazy.test"), Some((entry(1, false), true)));
-    table.set_concrete(&HostName::new("b.lazy.test"), Some((entry(1, false), false)));
+    table.set_concrete(&HostName::new("a.lazy.test"), Some(entry(1, false)));
+    table.set_concrete(
+        &HostName::new("b.lazy.test"),
+        Some(NameEntry { is_complete: false, ..entry(1, false) }),
+    );
     table
 });
 

@@ -41,6 +41,9 @@ use crate::{
 /// Room for events that one client of `trace` has not read yet; further ones are lost.
 const TRACED: usize = 1024;
 
+/// How long an explanation waits for names that nobody had asked for, as a client would.
+const ASK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Where the socket is unless `--admin` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/kmesh-se/admin.sock";
 
@@ -57,6 +60,8 @@ pub enum Query {
     Names(oneshot::Sender<Names>),
     /// `GET /workloads`
     Workloads(oneshot::Sender<Workloads>),
+    /// Before `POST /explain`: has what is to be explained resolved, and tells when it is, or drops the place.
+    AskToExplain(ExplainRequest, oneshot::Sender<()>),
     /// `POST /explain`; the error is for whoever asked.
     Explain(ExplainRequest, oneshot::Sender<Result<Explanation, String>>),
     /// `GET /dump/STATE`, and whether to read the kernel's maps.
@@ -328,6 +333,9 @@ async fn workloads(State(queries): Queries) -> Response {
 }
 
 async fn explain(State(queries): Queries, Json(request): Json<ExplainRequest>) -> Response {
+    let asked = ask(&queries, |done| Query::AskToExplain(request.clone(), done));
+    // What is not known by then is explained, too.
+    drop(tokio::time::timeout(ASK_PATIENCE, asked).await);
     answer(ask(&queries, |reply| Query::Explain(request, reply)).await)
 }
 

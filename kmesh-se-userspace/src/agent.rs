@@ -29,7 +29,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use kmesh_se_common::{
     limits::{LAYOUT_VERSION, LEVEL_END, MAX_LEVELS},
-    maps::Config as KernelConfig,
+    maps::{Config as KernelConfig, Event},
 };
 use tokio::{
     sync::mpsc,
@@ -68,7 +68,7 @@ use crate::{
         Sink,
         aya::{AyaMaps, Heartbeat},
     },
-    source::Event,
+    source::Event as SourceEvent,
     state::{KnownAddresses, StateDir},
 };
 
@@ -127,7 +127,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (tracers, traced) = Tracers::new(QUEUE);
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let refusals = Refusals::new(traced);
+    let (in_vain_out, in_vain) = mpsc::channel(QUEUE);
+    let refusals = Refusals::new(traced, in_vain_out);
     let attach = AttachCgroup::open(&args, &attach_path, taken.as_ref())?;
     let _unused = Unused::new(&args, &attach);
     let pins = Pins::open(&args.pin, &args.capacities())?;
@@ -163,7 +164,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         reconciler: Reconciler::new(sink, vips, leases, names)
             .at(args.place())
             .allocating(args.allocates_vips())
-            .taking_over(remembered),
+            .taking_over(remembered, replaces_others),
         listen,
         dns: Arc::new(dns),
         dns_ports,
@@ -201,7 +202,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn(handover::serve(handover, handovers_out, shutdown.clone()));
 
     let result = tokio::select! {
-        result = agent.run(Inputs { events, pod_cgroups, updates, asks, queries, handovers }) => result.map(Stop::HandOver),
+        result = agent.run(Inputs { events, pod_cgroups, updates, asks, in_vain, queries, handovers }) => result.map(Stop::HandOver),
         result = source => Err(why_stopped(result)),
         error = around.outdated() => Err(error),
         stop = stop.wait() => Ok(stop),
@@ -297,11 +298,13 @@ enum Programs {
 }
 
 struct Inputs {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<SourceEvent>,
     /// Closed when pods are not enrolled.
     pod_cgroups: mpsc::Receiver<Vec<Change>>,
     updates: mpsc::Receiver<resolve::Update>,
     asks: mpsc::Receiver<Ask>,
+    /// Connections that found no backend.
+    in_vain: mpsc::Receiver<Event>,
     queries: mpsc::Receiver<Query>,
     handovers: mpsc::Receiver<handover::Request>,
 }
@@ -380,6 +383,7 @@ impl Agent {
                 Some(changes) = inputs.pod_cgroups.recv() => self.pod_cgroups(changes),
                 Some(update) = inputs.updates.recv() => self.resolved(update),
                 Some(ask) = inputs.asks.recv() => self.demand(ask),
+                Some(event) = inputs.in_vain.recv() => self.dialled_in_vain(&event),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
                 Some(request) = inputs.handovers.recv() => {
                     if let Some(leaving) = self.hand_over(request, &mut inputs).await {
@@ -449,7 +453,11 @@ impl Agent {
 
     fn resolved(&mut self, update: resolve::Update) {
         self.saving.answered(&update);
-        self.reconciler.resolved(update.name.clone(), update.addresses);
+        if update.has_failed {
+            self.reconciler.failed(&update.name);
+        } else {
+            self.reconciler.resolved(update.name.clone(), update.addresses);
+        }
         if update.is_complete {
             self.reconciler.completed(&update.name);
         }
@@ -462,6 +470,7 @@ impl Agent {
         }
         let step = self.reconciler.prepare(Timestamp::now());
         step.unwant.iter().for_each(|name| self.resolver.unwant(name));
+        step.rest.iter().for_each(|name| self.resolver.rest(name));
         for name in &step.want {
             let known = self.known.remove(name).map(|known| {
                 let age = Timestamp::now().duration_since(known.answered_at);

@@ -136,7 +136,8 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_DYNAMIC_NAMES", value_name = "N", default_value_t = LeaseLimits::default().names)]
     pub dynamic_names: usize,
 
-    /// After how many seconds without a question or a connection a name below a DYNAMIC_DNS wildcard is forgotten.
+    /// After how many seconds without a question or a connection a name below a DYNAMIC_DNS wildcard is forgotten, and the names
+    /// behind another host are no longer kept resolved, whose last addresses stay.
     #[arg(long, env = "KMESH_SE_DYNAMIC_IDLE", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
     pub dynamic_idle: u32,
 

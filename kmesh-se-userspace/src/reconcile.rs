@@ -4,6 +4,7 @@
 //! Never: a rebuild of hosts that a change does not touch.
 
 mod leases;
+mod needs;
 mod report;
 mod vips;
 
@@ -17,9 +18,13 @@ use std::{
 
 use jiff::Timestamp;
 
-pub use self::report::{ObjectReport, Report};
+use self::needs::Needs;
+pub use self::{
+    needs::HostUse,
+    report::{ObjectReport, Report},
+};
 use crate::{
-    desired::{self, Desired, Keys, Known, Leases, Tables, VipPool},
+    desired::{self, Desired, Keys, Known, Leases, NameEntry, Tables, VipPool},
     diff::{MapOp, diff},
     dns::NameTable,
     model::{Addresses, HostName, Object, ObjectRef, Place, Resolved, Snapshot, validate},
@@ -46,16 +51,9 @@ pub struct Reconciler<M> {
     failed: BTreeMap<HostName, Keys>,
     /// Whether it is time to try again what failed.
     retry: bool,
-    /// The hosts that the DNS table has.
-    published: BTreeSet<HostName>,
-    /// Resolved name -> the hosts whose backends come from it.
-    dependents: BTreeMap<HostName, BTreeSet<HostName>>,
-    /// Host -> the names that it needs.
-    needs: BTreeMap<HostName, BTreeSet<HostName>>,
+    needs: Needs,
     report: Report,
-    /// The resolved names of which both families are known.
-    complete: BTreeSet<HostName>,
-    /// Addresses from an earlier run, for names that are wanted before they are answered.
+    /// Addresses from an earlier run, for names that are needed before they are answered.
     remembered: Resolved,
     /// Whether the maps hold rows of an earlier agent that have not been compared with the desired ones yet.
     takes_over: bool,
@@ -67,6 +65,8 @@ pub struct Reconciler<M> {
 pub struct Step {
     /// Names to resolve from now on.
     pub want: BTreeSet<HostName>,
+    /// Names whose addresses stay as they are, since nobody uses them.
+    pub rest: BTreeSet<HostName>,
     /// Names that nobody needs any more.
     pub unwant: BTreeSet<HostName>,
     /// Whether VIPs or ids of namespaces changed, to be saved before the step is carried out.
@@ -92,11 +92,8 @@ impl<M: Maps> Reconciler<M> {
             dirty: BTreeSet::new(),
             failed: BTreeMap::new(),
             retry: false,
-            published: BTreeSet::new(),
-            dependents: BTreeMap::new(),
-            needs: BTreeMap::new(),
+            needs: Needs::default(),
             report: Report::default(),
-            complete: BTreeSet::new(),
             remembered: Resolved::new(),
             takes_over: false,
         }
@@ -118,10 +115,13 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Goes on from where an earlier agent stopped: the sink holds its rows, which stay until the source has synced and then
-    /// become the desired ones; `remembered` are the addresses that its names had.
+    /// become the desired ones; `remembered` are the addresses that its names had. `replaces_others`: its programs are at work on
+    /// maps of their own.
     #[must_use]
-    pub fn taking_over(mut self, remembered: Resolved) -> Self {
+    pub fn taking_over(mut self, remembered: Resolved, replaces_others: bool) -> Self {
         self.takes_over = *self.sink.actual() != Tables::default();
+        self.needs.known_before = remembered.keys().cloned().collect();
+        self.needs.assumes_use = remembered.is_empty() && (self.takes_over || replaces_others);
         self.remembered = remembered;
         self
     }
@@ -166,18 +166,16 @@ impl<M: Maps> Reconciler<M> {
 
     /// Takes in the addresses of a name. A late answer for a name that nobody needs any more is dropped.
     pub fn resolved(&mut self, name: HostName, addresses: Addresses) {
-        if let Some(hosts) = self.dependents.get(&name)
-            && self.resolved.get(&name) != Some(&addresses)
-        {
-            self.dirty.extend(hosts.iter().cloned());
+        if self.needs.needs(&name) && self.resolved.get(&name) != Some(&addresses) {
+            self.dirty.extend(self.needs.dependents(&name).cloned());
             self.resolved.insert(name, addresses);
         }
     }
 
-    /// Whether every name that is needed has been answered, or remembered, at least once.
+    /// Whether every name of a host in use has been answered, or remembered, at least once.
     #[must_use]
     pub fn is_resolved(&self) -> bool {
-        self.dependents.keys().all(|name| self.resolved.contains_key(name))
+        self.needs.fresh().all(|name| self.resolved.contains_key(name))
     }
 
     /// Whether [`Reconciler::prepare`] has something to do.
@@ -199,14 +197,16 @@ impl<M: Maps> Reconciler<M> {
     /// Rebuilds the hosts that changed. Names that are gone leave the DNS table now, before their rows.
     pub fn prepare(&mut self, now: Timestamp) -> Step {
         self.retry = false;
-        let dirty = std::mem::take(&mut self.dirty);
+        let mut dirty = std::mem::take(&mut self.dirty);
         let mut step = Step { touched: std::mem::take(&mut self.failed), ..Step::default() };
         self.end_unused_leases(&dirty, now);
-        self.update_needs(&dirty, &mut step);
+        self.update_needs(&dirty, now, &mut step);
+        dirty.extend(step.rest.iter().flat_map(|name| self.needs.dependents(name)).cloned());
         for host in self.in_order_of_age(&dirty) {
             step.must_save |= self.update_vips(&host, now);
             self.update_lease(&host, now);
         }
+        self.needs.assumes_use = false;
         self.rebuild_with_followers(dirty, &mut step);
         if std::mem::take(&mut self.takes_over) {
             step.must_save |= self.release_unused_vips(now);
@@ -229,12 +229,13 @@ impl<M: Maps> Reconciler<M> {
             for host in next {
                 let keys = self.rebuild(&host);
                 followers.extend(self.desired.followers(&keys).cloned());
-                followers.extend(self.dependents.get(&host).into_iter().flatten().cloned());
+                followers.extend(self.needs.dependents(&host).cloned());
                 step.touched.entry(host.clone()).or_default().extend(keys);
                 built.insert(host);
             }
             next = followers.difference(&built).cloned().collect();
         }
+        self.follow_uses(&built, step);
     }
 
     /// Builds `host` anew; returns the rows that it had or has.
@@ -243,7 +244,6 @@ impl<M: Maps> Reconciler<M> {
         let mut built = exists.then(|| desired::host(self.known(), host));
         if !exists {
             self.names.set(host.clone(), None);
-            self.published.remove(host);
         }
         if let Some(concrete) = self.build_concrete(host) {
             built.get_or_insert_default().join(concrete);
@@ -330,25 +330,17 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Puts the names of rebuilt hosts into the DNS table. So that no client is sent to an address that leads nowhere yet,
-    /// a name is new only when its rows are written, and a view of it only when something is known of its backends;
-    /// until then the resolver that was asked answers. A name that is there once changes at once.
+    /// a name is new only when its rows are written, and a client waits until its backends are known. Other changes of a name
+    /// are there at once.
     fn publish<'a>(&mut self, hosts: impl Iterator<Item = &'a HostName>) {
         for host in hosts {
             let Some(desired) = self.desired.get(host) else { continue };
             self.publish_concrete(host, &desired.concrete);
-            let mut names = desired.names.clone();
-            if !self.published.contains(host) {
-                if self.failed.contains_key(host) {
-                    continue;
-                }
-                for scope in &desired.unresolved {
-                    names.views.entry(scope.clone()).and_modify(|view| view.vips.clear());
-                }
+            if self.failed.contains_key(host) && self.names.get(host).is_none() {
+                continue;
             }
-            if names.views.values().any(|view| !view.vips.is_empty()) {
-                self.published.insert(host.clone());
-            }
-            self.names.set(host.clone(), Some(names));
+            let is_complete = self.needs.are_complete(host);
+            self.names.set(host.clone(), Some(NameEntry { is_complete, ..desired.names.clone() }));
         }
     }
 
@@ -360,47 +352,6 @@ impl<M: Maps> Reconciler<M> {
             (oldest, host.clone())
         });
         hosts
-    }
-
-    /// Brings the names that hosts need up to date. What one host of a step drops and another takes up stays as it is.
-    fn update_needs(&mut self, hosts: &BTreeSet<HostName>, step: &mut Step) {
-        let mut was_wanted: BTreeMap<HostName, bool> = BTreeMap::new();
-        for host in hosts {
-            let mut new = desired::wanted_names(&self.snapshot, host);
-            new.extend(self.leases.contains(host).then(|| host.clone()));
-            let old = self.needs.remove(host).unwrap_or_default();
-            for name in old.symmetric_difference(&new) {
-                let dependents = self.dependents.entry(name.clone()).or_default();
-                was_wanted.entry(name.clone()).or_insert(!dependents.is_empty());
-                if new.contains(name) {
-                    dependents.insert(host.clone());
-                } else {
-                    dependents.remove(host);
-                }
-            }
-            if !new.is_empty() {
-                self.needs.insert(host.clone(), new);
-            }
-        }
-        for (name, was_wanted) in was_wanted {
-            let is_wanted = self.dependents.get(&name).is_some_and(|hosts| !hosts.is_empty());
-            if !is_wanted {
-                self.dependents.remove(&name);
-                self.resolved.remove(&name);
-                self.complete.remove(&name);
-            }
-            match (was_wanted, is_wanted) {
-                (false, true) => {
-                    if let Some(addresses) = self.remembered.remove(&name) {
-                        self.complete.insert(name.clone());
-                        self.resolved.insert(name.clone(), addresses);
-                    }
-                    step.want.insert(name);
-                }
-                (true, false) => drop(step.unwant.insert(name)),
-                _ => {}
-            }
-        }
     }
 
     /// What was rejected, warned of or failed.

@@ -43,6 +43,8 @@ pub struct Update {
     pub addresses: Addresses,
     /// Whether both families have been answered, or have failed, since the name is wanted.
     pub is_complete: bool,
+    /// Whether no address is known because a query failed, rather than found none.
+    pub has_failed: bool,
 }
 
 /// How one name is doing.
@@ -57,6 +59,8 @@ pub struct NameStatus {
     pub age_secs: Option<u64>,
     /// Seconds until the next query; 0 while one is under way.
     pub next_refresh_secs: u64,
+    /// Whether nobody uses it, so that its addresses are hardly ever refreshed.
+    pub rests: bool,
     /// Why the newest query of a family failed or found nothing, while that lasts.
     pub last_error: Option<String>,
     /// Whether addresses are in use that the newest query did not confirm.
@@ -98,12 +102,18 @@ impl Resolver {
         Self { shared }
     }
 
-    /// Resolves `name` from now on. A name is wanted or not: wanting it twice changes nothing. `known` are addresses of an
+    /// Resolves `name` from now on, at once if it rested. A name is wanted or not: wanting it twice changes nothing. `known` are addresses of an
     /// earlier run with their age: they are served, as stale, until an answer comes.
     pub fn want(&self, name: HostName, known: Option<(Addresses, Duration)>) {
         if self.shared.schedule().want(Instant::now().into_std(), name, known) {
             self.shared.wake.notify_one();
         }
+    }
+
+    /// Keeps the addresses of `name` as they are until it is wanted again. Now and then they are refreshed all the same, long
+    /// before they are too old to be used.
+    pub fn rest(&self, name: &HostName) {
+        self.shared.schedule().rest(Instant::now().into_std(), name);
     }
 
     /// Forgets `name` and its addresses, however often it was wanted. An update of it that was sent before

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::desired::AddressRange;
 
 pub use self::inventory::{
-    BackendRow, BackendUse, Backends, NameRow, Names, PodRow, SourceRow, WorkloadRow, Workloads,
+    BackendRow, BackendUse, Backends, NameRow, Names, PodRow, Resolved, SourceRow, WorkloadRow, Workloads,
 };
 pub use self::trace::TraceEvent;
 
@@ -215,6 +215,12 @@ pub struct DnsStatus {
 pub struct ResolveStatus {
     /// Names that are kept resolved.
     pub names: usize,
+    /// Names of hosts that nobody has used for a while: their last addresses stay.
+    #[serde(default)]
+    pub idle: usize,
+    /// Hosts that no client has asked for yet.
+    #[serde(default)]
+    pub not_asked_for: usize,
     /// Names whose newest query failed.
     pub failing: Vec<FailingName>,
 }

@@ -1,14 +1,22 @@
-//! Names that get their addresses when a client asks for them.
+//! Names that get their addresses, and hosts whose backends are resolved, while clients use them.
 //!
-//! In: what the DNS server is asked for. Out: word to those who wait. Never: an answer.
+//! In: what the DNS server is asked for, and what clients connect to. Out: word to those who wait. Never: an answer.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use kmesh_se_common::{addr, maps::Event};
 use tokio::sync::oneshot;
 
 use super::Agent;
-use crate::{dns::Ask, model::HostName};
+use crate::{
+    desired::{Scope, ServiceKey},
+    dns::Ask,
+    model::HostName,
+};
+
+/// Hosts without a use whose connections are looked at each time: each one takes a system call.
+const LOOKED_AT: usize = 512;
 
 /// Who waits for which name.
 pub(super) type Waiting = BTreeMap<HostName, Vec<oneshot::Sender<()>>>;
@@ -33,16 +41,31 @@ impl Agent {
         });
     }
 
-    /// Takes the addresses back of names that nobody has asked for or connected to for a while.
+    /// A connection found no backend.
+    pub(super) fn dialled_in_vain(&mut self, event: &Event) {
+        let own = self.reconciler.sink().namespace_of(event.scope).cloned().map(Scope::Namespace);
+        let scopes: Vec<_> = own.into_iter().chain([Scope::Mesh]).collect();
+        self.reconciler.dialled_in_vain(scopes.iter(), addr::to_ip(event.addr), Timestamp::now());
+    }
+
+    /// Takes the addresses back of names that nobody has asked for or connected to for a while, and lets the names rest behind
+    /// hosts of which this is true. Connections to a host that nobody asks for are a use of it, too.
     pub(super) fn forget_unused_names(&mut self) {
         let now = Timestamp::now();
         let used = self.reconciler.names().take_used();
         self.reconciler.used(used, now);
-        for (host, services) in self.reconciler.quiet_names(now) {
-            let sink = self.reconciler.sink();
-            let connects = services.iter().filter_map(|key| sink.service_id(key));
-            let connects = connects.map(|id| sink.maps().service_count(id).connects).sum();
+        let quiet = self.reconciler.quiet_names(now);
+        for (host, services) in quiet.into_iter().chain(self.reconciler.unused_hosts(LOOKED_AT)) {
+            let connects = self.connects_of(&services);
             self.reconciler.end_unless_connected(&host, connects, now);
         }
+    }
+
+    /// Connections to services so far, those without a backend included.
+    fn connects_of(&self, services: &[ServiceKey]) -> u64 {
+        let sink = self.reconciler.sink();
+        let counts =
+            services.iter().filter_map(|key| sink.service_id(key)).map(|id| sink.maps().service_count(id));
+        counts.map(|count| count.connects + count.refused).sum()
     }
 }

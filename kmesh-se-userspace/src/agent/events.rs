@@ -14,7 +14,7 @@ use kmesh_se_common::{
     limits::MAP_EVENT,
     maps::{ConnectEvent, Event, Outcome},
 };
-use tokio::{io::Interest, task::JoinSet};
+use tokio::{io::Interest, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::trace::Feed;
@@ -28,6 +28,8 @@ const KEPT: usize = 32;
 pub(super) struct Refusals {
     newest: Arc<Mutex<VecDeque<Event>>>,
     traced: Feed,
+    /// Where connections that found no backend are told.
+    in_vain: mpsc::Sender<Event>,
 }
 
 /// A value that the ring buffer has.
@@ -40,9 +42,9 @@ pub(super) enum Reported {
 }
 
 impl Refusals {
-    /// None yet; what is traced goes to `traced`.
-    pub(super) fn new(traced: Feed) -> Self {
-        Self { newest: Arc::default(), traced }
+    /// None yet; what is traced goes to `traced`, and what found no backend to `in_vain`, as far as there is room.
+    pub(super) fn new(traced: Feed, in_vain: mpsc::Sender<Event>) -> Self {
+        Self { newest: Arc::default(), traced, in_vain }
     }
 
     /// Reads events from the ring buffer until `shutdown`.
@@ -75,6 +77,10 @@ impl Refusals {
             return;
         }
         self.traced.send(Reported::Refused(event));
+        if event.outcome == Outcome::NoBackend as u32 {
+            // One that is lost shows in the counters, too.
+            let _ = self.in_vain.try_send(event);
+        }
         tracing::debug!(
             reason = reason(event.outcome),
             pid = event.pid,

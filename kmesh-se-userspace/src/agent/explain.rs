@@ -18,9 +18,12 @@ use kmesh_se_common::{
     },
 };
 
+use tokio::sync::oneshot;
+
 use super::{Agent, Programs};
 use crate::{
-    desired::{self, AddressRange, Frontend, NameView, Scope},
+    desired::{self, AddressRange, Frontend, NameView, Scope, User},
+    dns::Ask,
     enrol::Cgroup,
     explain::{
         AgentFacts, Answered, Asked, Client, Dial, EnrolledAs, EntryFacts, ExplainRequest, Explanation,
@@ -28,6 +31,7 @@ use crate::{
         Trouble, explain, shares,
     },
     model::{EndpointAddress, Entry, ExportTo, HostName, Kind, Namespace, ObjectRef, Transport},
+    reconcile::HostUse,
     resolve::{NO_ADDRESS, NO_SUCH_NAME},
     sink::{MapError, range_at, unlisted_of},
 };
@@ -81,6 +85,24 @@ impl Agent {
             synced: report.synced,
             dns_served: self.dns.last_beat().is_some_and(|at| at.elapsed() < super::HEARTBEAT_MAX),
             problems: report.problems().count(),
+        }
+    }
+
+    /// Asks for the host that is to be explained, as a client would, if its backends are resolved only then. `done` is told when
+    /// they are.
+    pub(super) fn ask_to_explain(&mut self, request: &ExplainRequest, done: oneshot::Sender<()>) {
+        let Ok(asked) = Asked::parse(&request.target, request.udp) else { return };
+        let namespace = Namespace::new(&request.namespace);
+        let host = match (&asked.host, asked.address) {
+            (Some(name), _) => Some(self.deciding_host(name, &namespace)),
+            (None, Some(address)) => {
+                self.user_at(address, &self.scopes(&namespace, None)).map(|(host, _)| host)
+            }
+            (None, None) => None,
+        };
+        let asleep = host.filter(|host| self.reconciler.host_use(host).is_some_and(HostUse::is_asleep));
+        if let Some(host) = asleep {
+            self.demand(Ask { name: host, user: User::of(namespace), done });
         }
     }
 
@@ -193,11 +215,10 @@ impl Agent {
         let wanted = self.reconciler.desired().get(host);
         let wanted = wanted.and_then(|d| if is_concrete { &d.concrete } else { &d.names }.view(namespace));
         let names = self.reconciler.names();
-        let answered =
-            if is_concrete { names.get_concrete(host).map(|(entry, _)| entry) } else { names.get(host) };
+        let answered = if is_concrete { names.get_concrete(host) } else { names.get(host) };
         let answered = answered.as_ref().and_then(|entry| {
             let is_own = entry.views.contains_key(&Scope::Namespace(namespace.clone()));
-            let view = entry.view(namespace).filter(|view| !view.vips.is_empty())?;
+            let view = entry.view(namespace).filter(|view| !view.vips.is_empty() && !view.waits)?;
             Some(answered_facts(view, if is_own { namespace.as_str() } else { "*" }))
         });
         NameFacts {

@@ -13,8 +13,9 @@ use crate::{
     desired::{NameView, Scope},
     enrol,
     model::HostName,
+    reconcile::HostUse,
     resolve::NameStatus,
-    status::{BackendRow, BackendUse, Backends, NameRow, Names, SourceRow, WorkloadRow, Workloads},
+    status::{BackendRow, BackendUse, Backends, NameRow, Names, Resolved, SourceRow, WorkloadRow, Workloads},
 };
 
 impl Agent {
@@ -65,6 +66,7 @@ impl Agent {
         let mut names = Vec::new();
         for (host, desired) in self.reconciler.desired().hosts() {
             let answered = self.reconciler.names().get(host).unwrap_or_default();
+            let uses = self.reconciler.host_use(host);
             let sources: Vec<_> = crate::desired::wanted_names(self.reconciler.snapshot(), host)
                 .iter()
                 .map(|name| source_row(name, status.get(name)))
@@ -72,13 +74,15 @@ impl Agent {
             for (scope, view) in &desired.names.views {
                 // What is answered counts; a view that waits shows what it will be.
                 let current = answered.views.get(scope);
-                names.push(name_row(host, scope, current.unwrap_or(view), current.is_some(), &sources));
+                let is_answered =
+                    current.is_some_and(|view| !view.waits || uses.is_some_and(HostUse::is_asleep));
+                names.push(name_row(host, scope, current.unwrap_or(view), is_answered, uses, &sources));
             }
-            let answered = self.reconciler.names().get_concrete(host).unwrap_or_default().0;
+            let answered = self.reconciler.names().get_concrete(host).unwrap_or_default();
             let sources = [source_row(host, status.get(host))];
             for (scope, view) in &desired.concrete.views {
                 let current = answered.views.get(scope);
-                names.push(name_row(host, scope, current.unwrap_or(view), current.is_some(), &sources));
+                names.push(name_row(host, scope, current.unwrap_or(view), current.is_some(), uses, &sources));
             }
         }
         Names { names }
@@ -113,6 +117,7 @@ fn name_row(
     scope: &Scope,
     view: &NameView,
     is_published: bool,
+    uses: Option<HostUse>,
     sources: &[SourceRow],
 ) -> NameRow {
     NameRow {
@@ -123,6 +128,12 @@ fn name_row(
         answers_v6: view.answers_v6,
         entry: format!("{}/{}", view.entry.namespace, view.entry.name),
         answered: is_published && !view.vips.is_empty(),
+        resolved: uses.filter(|_| view.from_names).map(|uses| match uses {
+            HostUse::Always => Resolved::Always,
+            HostUse::Used => Resolved::WhileUsed,
+            HostUse::Idle => Resolved::Idle,
+            HostUse::NotAskedFor => Resolved::NotAskedFor,
+        }),
         on_demand: view.on_demand,
         resolved_from: sources.to_vec(),
         age_secs: sources.iter().filter_map(|source| source.age_secs).max(),

@@ -13,6 +13,7 @@ use crate::{
     enrol::Cgroup,
     loader,
     model::{Issue, Namespace, Transport, is_namespace},
+    reconcile::HostUse,
     status::{
         BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus,
         ObjectStatus, OtherProgram, PendingStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal,
@@ -32,6 +33,7 @@ impl Agent {
             Query::Backends(reply) => drop(reply.send(self.backends())),
             Query::Names(reply) => drop(reply.send(self.names())),
             Query::Workloads(reply) => drop(reply.send(self.workloads())),
+            Query::AskToExplain(request, done) => self.ask_to_explain(&request, done),
             Query::Explain(request, reply) => {
                 drop(reply.send(self.explain(&request).map_err(|e| format!("{e:#}"))));
             }
@@ -222,7 +224,15 @@ impl Agent {
             let error = n.last_error.clone()?;
             Some(FailingName { name: n.name.to_string(), stale: n.stale, age_secs: n.age_secs, error })
         });
-        ResolveStatus { names: names.len(), failing: failing.collect() }
+        let hosts = self.reconciler.desired().hosts().map(|(host, _)| host);
+        ResolveStatus {
+            names: names.iter().filter(|name| !name.rests).count(),
+            idle: names.iter().filter(|name| name.rests).count(),
+            not_asked_for: hosts
+                .filter(|host| self.reconciler.host_use(host) == Some(HostUse::NotAskedFor))
+                .count(),
+            failing: failing.collect(),
+        }
     }
 
     fn refusals(&self) -> Vec<Refusal> {

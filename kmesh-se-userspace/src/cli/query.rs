@@ -75,12 +75,12 @@ fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::R
     let table = NameTable::default();
     for host in offline.snapshot.hosts() {
         let built = desired::host(offline.known(&vips), host);
-        table.set(host.clone(), Some(built.names));
+        table.set(host.clone(), Some(built.names.known()));
     }
     let leases = offline.leases(&args.namespace);
     for (host, own, _) in leases.iter() {
         let built = desired::concrete(offline.known(&vips), own, host);
-        table.set_concrete(host, Some((built.concrete, true)));
+        table.set_concrete(host, Some(built.concrete.known()));
     }
     let search = args.search.search(Vec::new());
     let client = Client::of(&args.namespace, &search);

@@ -107,7 +107,15 @@ fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
         count("failedUpstream"),
         count("refused")
     )?;
-    writeln!(out, "resolve   {} names, {} failing", status.resolve.names, status.resolve.failing.len())?;
+    let resolve = &status.resolve;
+    writeln!(
+        out,
+        "resolve   {} names, {} failing, {} idle; {} hosts not asked for yet",
+        resolve.names,
+        resolve.failing.len(),
+        resolve.idle,
+        resolve.not_asked_for
+    )?;
     for name in &status.resolve.failing {
         let age =
             name.age_secs.map_or_else(|| "never answered".to_owned(), |s| format!("last answer {s} s ago"));

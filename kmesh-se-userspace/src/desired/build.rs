@@ -281,6 +281,8 @@ pub(super) fn add_view(
         answers_v6: any_v6 || !has_v4_vip,
         vips,
         entry: view.primary().object.clone(),
+        from_names: !names.is_empty(),
+        waits: desired.unresolved.contains(&scope),
         on_demand: host.is_wildcard() && view.primary().resolution == Resolution::DynamicDns,
     };
     desired.names.views.insert(scope, name);

@@ -98,6 +98,12 @@ impl Desired {
         rows
     }
 
+    /// Whether some host has an endpoint at `address`.
+    #[must_use]
+    pub fn is_dialled(&self, address: IpAddr) -> bool {
+        self.dialled.contains_key(&address)
+    }
+
     /// The hosts that have an endpoint at one of the addresses in `keys`, whose backends may follow from theirs.
     pub fn followers<'a>(&'a self, keys: &'a Keys) -> impl Iterator<Item = &'a HostName> {
         keys.addresses.iter().filter_map(|address| self.dialled.get(&address.address.single()?)).flatten()

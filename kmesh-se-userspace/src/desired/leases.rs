@@ -180,6 +180,12 @@ impl Leases {
         self.pool.release(host, now);
     }
 
+    /// How many, and for how long.
+    #[must_use]
+    pub fn limits(&self) -> LeaseLimits {
+        self.limits
+    }
+
     /// The names that nobody has asked for in time. A client that has not, while another one has, is no user any more.
     pub fn quiet(&mut self, now: Timestamp) -> Vec<HostName> {
         let Self { names, counts, limits, .. } = self;

@@ -13,6 +13,9 @@ use crate::model::{Namespace, ObjectRef};
 pub struct NameEntry {
     /// View by scope. A namespace whose view is the mesh's has none of its own.
     pub views: BTreeMap<Scope, NameView>,
+    /// Whether all names that backends come from were answered, or have failed; until then a client is better off to wait.
+    /// Not known where the views are built.
+    pub is_complete: bool,
 }
 
 /// What one view of a name answers.
@@ -26,6 +29,10 @@ pub struct NameView {
     pub answers_v6: bool,
     /// The entry that this view comes from.
     pub entry: ObjectRef,
+    /// Whether its backends come from names.
+    pub from_names: bool,
+    /// Whether none of these was ever answered: an address would lead nowhere.
+    pub waits: bool,
     /// A DYNAMIC_DNS wildcard: each name below it gets addresses of its own when it is asked for.
     pub on_demand: bool,
 }
@@ -33,11 +40,27 @@ pub struct NameView {
 impl NameView {
     /// The view of a namespace that has `host` from elsewhere, although the mesh has it from here.
     pub(super) fn not_ours(entry: ObjectRef) -> Self {
-        Self { vips: Vec::new(), answers_v4: false, answers_v6: false, entry, on_demand: false }
+        Self {
+            vips: Vec::new(),
+            answers_v4: false,
+            answers_v6: false,
+            entry,
+            from_names: false,
+            waits: false,
+            on_demand: false,
+        }
     }
 }
 
 impl NameEntry {
+    /// The same when nothing more will be known: nobody waits.
+    #[must_use]
+    pub fn known(mut self) -> Self {
+        self.is_complete = true;
+        self.views.values_mut().for_each(|view| view.waits = false);
+        self
+    }
+
     /// What a client of `namespace` sees.
     #[must_use]
     pub fn view(&self, namespace: &Namespace) -> Option<&NameView> {

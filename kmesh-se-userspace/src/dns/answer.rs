@@ -46,7 +46,7 @@ pub enum Decision {
     Reply(Vec<u8>),
     /// Ask the resolver that the client asked, and give its reply to the client; neither is changed.
     Forward,
-    /// Have addresses made for this name, wait for them, and decide again.
+    /// Have addresses made for this name, or its backends resolved, wait for them, and decide again.
     Ask(HostName),
     /// Say nothing: this is no query.
     Drop,
@@ -161,7 +161,7 @@ fn rcode<S: Serializer>(code: &ResponseCode, serializer: S) -> Result<S::Ok, S::
 pub fn query(table: &NameTable, client: Client<'_>, name: &HostName, record_type: QueryType) -> Answer {
     let mut answers = Vec::new();
     let found = match table.lookup(client, name) {
-        Found::OnDemand { name, so_far: Some(view) } => Found::Ours { name, view },
+        Found::OnDemand { name, so_far: Some(view), .. } => Found::Ours { name, view },
         Found::OnDemand { so_far: None, .. } => Found::NotOurs,
         found => found,
     };
@@ -219,8 +219,8 @@ pub fn answer(
     let Some(name) = host_name(&question.name) else { return Decision::Forward };
     let (name, view) = match (table.lookup(client, &name), waited) {
         (Found::Ours { name, view }, _) => (name, view),
-        (Found::OnDemand { name, .. }, Waited::NotYet) => return Decision::Ask(name),
-        (Found::OnDemand { name, so_far: Some(view) }, _) => (name, view),
+        (Found::OnDemand { host, .. }, Waited::NotYet) => return Decision::Ask(host),
+        (Found::OnDemand { name, so_far: Some(view), .. }, _) => (name, view),
         // The resolver was too slow for us: the client asks again, and is not sent past the entry meanwhile.
         (Found::OnDemand { so_far: None, .. }, Waited::TooLong) => {
             return refuse(&header, ResponseCode::ServFail, Some(&question));

@@ -74,10 +74,10 @@ struct Port {
     tcp: Arc<TcpListener>,
 }
 
-/// A client asks for a name that gets its addresses on demand.
+/// A client asks for a name that gets its addresses, or has its backends resolved, on demand.
 #[derive(Debug)]
 pub struct Ask {
-    /// The name, below a wildcard.
+    /// The name, below a wildcard, or the host of an entry.
     pub name: HostName,
     /// Who asks.
     pub user: User,

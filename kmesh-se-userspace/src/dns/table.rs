@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct NameTable {
     tables: RwLock<Tables>,
-    /// The concrete names that were answered, and to whom.
+    /// The names whose backends come from other names that were answered, and to whom.
     used: Mutex<BTreeSet<(HostName, User)>>,
 }
 
@@ -27,13 +27,7 @@ struct Tables {
     /// By what follows `*.`.
     wildcards: HashMap<Box<str>, NameEntry>,
     /// Names below wildcards that give names on demand.
-    concrete: HashMap<Box<str>, Concrete>,
-}
-
-#[derive(Debug)]
-struct Concrete {
-    entry: NameEntry,
-    is_complete: bool,
+    concrete: HashMap<Box<str>, NameEntry>,
 }
 
 /// What a namespace sees of a name.
@@ -46,11 +40,14 @@ pub enum Found {
         /// What it is answered.
         view: NameView,
     },
-    /// We answer when the name has addresses: it is below a wildcard that gives them on demand.
+    /// We answer when somebody has seen to it: the name is below a wildcard that gives addresses on demand, or its backends
+    /// are still to be resolved.
     OnDemand {
         /// As in [`Found::Ours`].
         name: HostName,
-        /// What it is answered if there is no time to wait for the other family.
+        /// What is to be seen to: the same, or the wildcard of an entry above it.
+        host: HostName,
+        /// What it is answered if there is no time to wait for all that is to be known.
         so_far: Option<NameView>,
     },
     /// The resolver that was asked answers.
@@ -73,25 +70,24 @@ impl NameTable {
     }
 
     /// Sets or, with `None`, removes what is answered for a concrete name to those who get it by a wildcard that gives names
-    /// on demand. Unless both families are known, a client is better off to wait.
-    pub fn set_concrete(&self, name: &HostName, entry: Option<(NameEntry, bool)>) {
+    /// on demand.
+    pub fn set_concrete(&self, name: &HostName, entry: Option<NameEntry>) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         match entry {
-            Some((entry, is_complete)) => {
-                drop(tables.concrete.insert(name.as_str().into(), Concrete { entry, is_complete }));
-            }
+            Some(entry) => drop(tables.concrete.insert(name.as_str().into(), entry)),
             None => drop(tables.concrete.remove(name.as_str())),
         }
     }
 
-    /// What is answered for this concrete name by a wildcard, and whether both families are known.
+    /// What is answered for this concrete name by a wildcard.
     #[must_use]
-    pub fn get_concrete(&self, name: &HostName) -> Option<(NameEntry, bool)> {
+    pub fn get_concrete(&self, name: &HostName) -> Option<NameEntry> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        tables.concrete.get(name.as_str()).map(|concrete| (concrete.entry.clone(), concrete.is_complete))
+        tables.concrete.get(name.as_str()).cloned()
     }
 
-    /// The concrete names that were answered since this was last asked, and to which clients.
+    /// The concrete names, and the hosts with backends that come from names, that were answered since this was last asked,
+    /// and to which clients.
     #[must_use]
     pub fn take_used(&self) -> BTreeSet<(HostName, User)> {
         std::mem::take(&mut self.used.lock().unwrap_or_else(PoisonError::into_inner))
@@ -116,48 +112,69 @@ impl NameTable {
         let Client { namespace, search, .. } = client;
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let aliases = || search.aliases(namespace, name.as_str());
-        let exact = |alias| Some((alias, tables.exact.get(alias)?.view(namespace)?));
-        let wildcard = |alias| Some((alias, tables.wildcard_view(namespace, alias)?));
-        match aliases().find_map(exact).or_else(|| aliases().find_map(wildcard)) {
-            Some((alias, view)) if view.on_demand => {
-                let found = tables.on_demand(namespace, alias);
-                if let Found::Ours { name, .. } = &found {
-                    let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-                    used.insert((name.clone(), client.user()));
-                }
-                found
-            }
-            Some((alias, view)) if !view.vips.is_empty() => {
-                Found::Ours { name: HostName::new(alias), view: view.clone() }
-            }
-            _ => Found::NotOurs,
+        let exact = |alias| {
+            let entry = tables.exact.get(alias)?;
+            Some((alias, HostName::new(alias), entry.view(namespace)?, entry.is_complete))
+        };
+        let wildcard = |alias| {
+            let (host, entry, view) = tables.wildcard_view(namespace, alias)?;
+            Some((alias, host, view, entry.is_complete))
+        };
+        let Some((alias, host, view, is_complete)) =
+            aliases().find_map(exact).or_else(|| aliases().find_map(wildcard))
+        else {
+            return Found::NotOurs;
+        };
+        let (found, host) = match view.on_demand {
+            true => (tables.on_demand(namespace, alias), HostName::new(alias)),
+            false => (found(HostName::new(alias), &host, view, is_complete), host),
+        };
+        if matches!(&found, Found::Ours { view, .. } if view.from_names) {
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used.insert((host, client.user()));
+        }
+        found
+    }
+}
+
+/// What is said of `name`, which `host` gives.
+fn found(name: HostName, host: &HostName, view: &NameView, is_complete: bool) -> Found {
+    match view {
+        view if view.vips.is_empty() => Found::NotOurs,
+        view if !view.from_names || (is_complete && !view.waits) => Found::Ours { name, view: view.clone() },
+        view => {
+            let so_far = (!is_complete && !view.waits).then(|| view.clone());
+            Found::OnDemand { name, host: host.clone(), so_far }
         }
     }
 }
 
 impl Tables {
     fn on_demand(&self, namespace: &Namespace, name: &str) -> Found {
-        let concrete = self.concrete.get(name).and_then(|c| Some((c.entry.view(namespace)?, c.is_complete)));
+        let concrete = self.concrete.get(name).and_then(|c| Some((c.view(namespace)?, c.is_complete)));
         let name = HostName::new(name);
         match concrete {
             // It has no address now, and the resolver says so best.
             Some((view, true)) if view.vips.is_empty() => Found::NotOurs,
             Some((view, true)) => Found::Ours { name, view: view.clone() },
             Some((view, false)) if !view.vips.is_empty() => {
-                Found::OnDemand { name, so_far: Some(view.clone()) }
+                Found::OnDemand { host: name.clone(), name, so_far: Some(view.clone()) }
             }
-            _ => Found::OnDemand { name, so_far: None },
+            _ => Found::OnDemand { host: name.clone(), name, so_far: None },
         }
     }
 
-    fn wildcard_view(&self, namespace: &Namespace, name: &str) -> Option<&NameView> {
+    /// The longest wildcard above `name` that the namespace sees.
+    fn wildcard_view(&self, namespace: &Namespace, name: &str) -> Option<(HostName, &NameEntry, &NameView)> {
         if self.wildcards.is_empty() {
             return None;
         }
         let mut rest = name;
         while let Some((_, suffix)) = rest.split_once('.') {
-            if let Some(view) = self.wildcards.get(suffix).and_then(|entry| entry.view(namespace)) {
-                return Some(view);
+            if let Some((entry, view)) =
+                self.wildcards.get(suffix).and_then(|entry| Some((entry, entry.view(namespace)?)))
+            {
+                return Some((HostName::new(&format!("*.{suffix}")), entry, view));
             }
             rest = suffix;
         }
@@ -172,7 +189,7 @@ mod tests {
         desired::Scope,
         dns::{
             Search,
-            tests::{entry, only_for, view},
+            tests::{entry, only_for, resolved, view},
         },
     };
 
@@ -296,12 +313,17 @@ mod tests {
             (HostName::new("a.b.test"), User::of(Namespace::new(namespace)))
         });
         table.set(HostName::new("*.test"), on_demand(None));
-        assert_eq!(find("x"), Found::OnDemand { name: name.clone(), so_far: None });
-        table.set_concrete(&name, Some((entry(&["240.241.0.1"]), false)));
-        assert_eq!(find("x"), Found::OnDemand { name: name.clone(), so_far: Some(view(&["240.241.0.1"])) });
+        assert_eq!(find("x"), Found::OnDemand { name: name.clone(), host: name.clone(), so_far: None });
+        let concrete = |vips: &[&str], is_complete| Some(NameEntry { is_complete, ..resolved(vips) });
+        let answered = resolved(&["240.241.0.1"]).views[&Scope::Mesh].clone();
+        table.set_concrete(&name, concrete(&["240.241.0.1"], false));
+        assert_eq!(
+            find("x"),
+            Found::OnDemand { name: name.clone(), host: name.clone(), so_far: Some(answered.clone()) }
+        );
         assert_eq!(table.take_used(), BTreeSet::new(), "not answered yet");
-        table.set_concrete(&name, Some((entry(&["240.241.0.1"]), true)));
-        let ours = Found::Ours { name: name.clone(), view: view(&["240.241.0.1"]) };
+        table.set_concrete(&name, concrete(&["240.241.0.1"], true));
+        let ours = Found::Ours { name: name.clone(), view: answered };
         assert_eq!((find("x"), find("y"), find("x")), (ours.clone(), ours.clone(), ours));
         assert_eq!(table.take_used(), [used("x"), used("y")].into());
         assert_eq!(table.take_used(), BTreeSet::new());
@@ -316,9 +338,39 @@ mod tests {
         table.set(HostName::new("*.test"), on_demand(Some("z")));
         assert_eq!(find("w"), Found::NotOurs);
         // While it has no address, the name is the resolver's.
-        table.set_concrete(&name, Some((entry(&[]), true)));
+        table.set_concrete(&name, concrete(&[], true));
         assert_eq!(find("z"), Found::NotOurs);
         table.set_concrete(&name, None);
-        assert_eq!(find("z"), Found::OnDemand { name, so_far: None });
+        assert_eq!(find("z"), Found::OnDemand { host: name.clone(), name, so_far: None });
+    }
+
+    #[test]
+    fn a_name_whose_backends_come_from_names_is_ours_when_they_are_known() {
+        let table = NameTable::default();
+        let set = |host: &str, is_complete, waits| {
+            let mut entry = NameEntry { is_complete, ..resolved(&["240.240.0.1"]) };
+            entry.views.values_mut().for_each(|view| view.waits = waits);
+            table.set(HostName::new(host), Some(entry));
+        };
+        let so_far = |name: &str| match find(&table, &Search::default(), "x", name) {
+            Found::OnDemand { host, so_far, .. } => (host.to_string(), so_far.is_some()),
+            other => panic!("{other:?}"),
+        };
+        for (host, name) in [("a.test", "a.test"), ("*.w.test", "a.b.w.test")] {
+            set(host, false, true);
+            assert_eq!(so_far(name), (host.to_owned(), false), "nobody has asked for it");
+            set(host, false, false);
+            assert_eq!(so_far(name), (host.to_owned(), true), "the other family is not known yet");
+            set(host, true, true);
+            assert_eq!(so_far(name), (host.to_owned(), false), "its resolver fails");
+            assert_eq!(table.take_used(), BTreeSet::new(), "not answered yet");
+            set(host, true, false);
+            assert_eq!(lookup(&table, "x", name).as_deref(), Some("240.240.0.1"));
+            let user = User::of(Namespace::new("x"));
+            assert_eq!(table.take_used(), [(HostName::new(host), user)].into());
+        }
+        table.set(HostName::new("b.test"), Some(entry(&["240.240.0.2"])));
+        assert_eq!(lookup(&table, "x", "b.test").as_deref(), Some("240.240.0.2"), "it needs no name");
+        assert_eq!(table.take_used(), BTreeSet::new());
     }
 }

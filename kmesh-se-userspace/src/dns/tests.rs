@@ -25,16 +25,32 @@ use crate::{
 pub(super) fn view(vips: &[&str]) -> NameView {
     let entry = ObjectRef { kind: Kind::ServiceEntry, namespace: Namespace::default(), name: "entry".into() };
     let vips = vips.iter().map(|text| text.parse().expect("an address")).collect();
-    NameView { vips, answers_v4: true, answers_v6: true, entry, on_demand: false }
+    NameView {
+        vips,
+        answers_v4: true,
+        answers_v6: true,
+        entry,
+        from_names: false,
+        waits: false,
+        on_demand: false,
+    }
 }
 
 pub(super) fn entry(vips: &[&str]) -> NameEntry {
-    NameEntry { views: BTreeMap::from([(Scope::Mesh, view(vips))]) }
+    NameEntry { views: BTreeMap::from([(Scope::Mesh, view(vips))]), is_complete: true }
+}
+
+/// The same with backends that come from names.
+pub(super) fn resolved(vips: &[&str]) -> NameEntry {
+    let mut entry = entry(vips);
+    entry.views.values_mut().for_each(|view| view.from_names = true);
+    entry
 }
 
 /// An entry that only the clients of `namespace` see.
 pub(super) fn only_for(namespace: &str, vips: &[&str]) -> NameEntry {
-    NameEntry { views: BTreeMap::from([(Scope::Namespace(Namespace::new(namespace)), view(vips))]) }
+    let views = BTreeMap::from([(Scope::Namespace(Namespace::new(namespace)), view(vips))]);
+    NameEntry { views, is_complete: true }
 }
 
 pub(super) fn message(id: u16, name: &str, record_type: RecordType) -> Message {

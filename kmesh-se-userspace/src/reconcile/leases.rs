@@ -18,11 +18,14 @@ use crate::{
 const REPORTED: SignedDuration = SignedDuration::from_mins(1);
 
 impl<M: Maps> Reconciler<M> {
-    /// `user` asks for a concrete name, which is in use from now on, if a wildcard that it sees gives it, and it may use
-    /// one more.
+    /// `user` asks for a host, or for a concrete name, which is in use from now on. A wildcard that it sees must give the
+    /// name, and it may use so many.
     pub fn demand(&mut self, name: &HostName, user: &User, now: Timestamp) {
         let scope = Scope::Namespace(user.namespace.clone());
-        let Some((wildcard, _)) = desired::dynamic_view(&self.snapshot, name, &scope) else { return };
+        let Some((wildcard, _)) = desired::dynamic_view(&self.snapshot, name, &scope) else {
+            self.use_host(name, now);
+            return;
+        };
         let is_new = !self.leases.contains(name);
         if let Err(error) = self.leases.ask(name, user, now) {
             if self.report.set_full(&wildcard, error.to_string(), now) {
@@ -38,18 +41,9 @@ impl<M: Maps> Reconciler<M> {
     /// Whether a name that was demanded may still get addresses, or others.
     #[must_use]
     pub fn waits_for(&self, name: &HostName) -> bool {
-        self.leases.contains(name)
-            && !self.names.get_concrete(name).is_some_and(|(_, is_complete)| is_complete)
-    }
-
-    /// Both families of a name have been answered, or have failed.
-    pub fn completed(&mut self, name: &HostName) {
-        if self.dependents.contains_key(name)
-            && self.complete.insert(name.clone())
-            && self.leases.contains(name)
-        {
-            self.dirty.insert(name.clone());
-        }
+        let lacks_address = self.leases.contains(name)
+            && !self.names.get_concrete(name).is_some_and(|entry| entry.is_complete);
+        lacks_address || self.waits_for_backends(name)
     }
 
     /// Clients have been answered these names.
@@ -59,10 +53,11 @@ impl<M: Maps> Reconciler<M> {
             if self.leases.contains(&name) {
                 drop(self.leases.ask(&name, &user, now));
             }
+            self.use_host(&name, now);
         }
     }
 
-    /// The names that nobody has asked for in time, with their services. Connections to those are a use of them, too:
+    /// The names and hosts that nobody has asked for in time, with their services. Connections to those are a use of them, too:
     /// [`Reconciler::end_unless_connected`] is to be told.
     pub fn quiet_names(&mut self, now: Timestamp) -> Vec<(HostName, Vec<ServiceKey>)> {
         self.report.forget_full(now - REPORTED);
@@ -72,7 +67,8 @@ impl<M: Maps> Reconciler<M> {
             let keys = desired.flat_map(|desired| desired.tables.services.keys());
             keys.filter(|key| self.is_concrete(key)).cloned().collect()
         };
-        quiet.map(|host| (host.clone(), services(&host))).collect()
+        let concrete = quiet.map(|host| (host.clone(), services(&host)));
+        concrete.collect::<Vec<_>>().into_iter().chain(self.quiet_hosts(now)).collect()
     }
 
     /// Whether a service is that of a concrete name, rather than of an entry that names the same host.
@@ -82,7 +78,9 @@ impl<M: Maps> Reconciler<M> {
 
     /// Ends the use of a quiet name, unless its services have new connections.
     pub fn end_unless_connected(&mut self, host: &HostName, connects: u64, now: Timestamp) {
-        if !self.leases.is_connected_to(host, connects, now) {
+        if !self.leases.contains(host) {
+            self.end_use_unless_connected(host, connects, now);
+        } else if !self.leases.is_connected_to(host, connects, now) {
             tracing::info!(host = %host, "a name is no longer in use");
             self.leases.end(host, now);
             self.dirty.insert(host.clone());
@@ -131,6 +129,7 @@ impl<M: Maps> Reconciler<M> {
         if entry.views.is_empty() || !is_known || (is_new && self.failed.contains_key(host)) {
             return;
         }
-        self.names.set_concrete(host, Some((entry.clone(), self.complete.contains(host))));
+        let is_complete = self.needs.is_complete(host);
+        self.names.set_concrete(host, Some(NameEntry { is_complete, ..entry.clone() }));
     }
 }

@@ -6,6 +6,7 @@ mod demand;
 mod failures;
 mod generated;
 mod scenarios;
+mod uses;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::{
-    desired::{LeaseLimits, User, VipRanges},
+    desired::{LeaseLimits, Scope, User, VipRanges},
     dns::{Client, Found, NameTable, Search},
     model::{Addresses, HostName, Kind, Namespace, Object, ObjectRef, Parsed, Place, parse},
     sink::{Capacities, Sink, memory::MemoryMaps},
@@ -38,6 +39,10 @@ struct Node {
     names: Arc<NameTable>,
     /// The names that a resolver would work on.
     wanted: BTreeSet<HostName>,
+    /// Those that it lets rest.
+    resting: BTreeSet<HostName>,
+    /// Whether clients have asked for every host as soon as it is there.
+    asks: bool,
     now: Timestamp,
 }
 
@@ -60,7 +65,14 @@ impl Node {
         let sink = Sink::new(MemoryMaps::new(capacities), capacities);
         let leases = Leases::new(DYNAMIC, LIMITS);
         let reconciler = Reconciler::new(sink, VipPool::new(ranges), leases, names.clone());
-        Self { reconciler, names, wanted: BTreeSet::new(), now: Timestamp::UNIX_EPOCH }
+        Self {
+            reconciler,
+            names,
+            wanted: BTreeSet::new(),
+            resting: BTreeSet::new(),
+            asks: true,
+            now: Timestamp::UNIX_EPOCH,
+        }
     }
 
     fn at(place: Place, ranges: VipRanges) -> Self {
@@ -76,7 +88,7 @@ impl Node {
         let vips = VipPool::new(VipRanges::default());
         let addresses = |(name, texts): &(&str, &[&str])| (HostName::new(name), addresses(texts));
         node.reconciler = Reconciler::new(sink, vips, leases, node.names.clone())
-            .taking_over(remembered.iter().map(addresses).collect());
+            .taking_over(remembered.iter().map(addresses).collect(), true);
         node
     }
 
@@ -100,6 +112,9 @@ impl Node {
     /// The same, with what it asks for.
     fn effects(&mut self) -> Effects {
         assert!(self.reconciler.is_dirty(), "there is nothing to do");
+        for host in self.reconciler.snapshot().hosts().filter(|_| self.asks).cloned().collect::<Vec<_>>() {
+            self.reconciler.use_host(&host, self.now);
+        }
         let step = self.reconciler.prepare(self.now);
         let effects = Effects {
             want: step.want.clone(),
@@ -108,15 +123,25 @@ impl Node {
             hosts: step.touched.keys().cloned().collect(),
         };
         assert!(effects.want.is_disjoint(&self.wanted), "wanted twice: {effects:?}");
-        assert!(effects.unwant.is_subset(&self.wanted), "never wanted: {effects:?}");
-        self.wanted.retain(|name| !effects.unwant.contains(name));
+        assert!(step.rest.is_subset(&self.wanted), "never wanted: {step:?}");
+        let known = &self.wanted | &self.resting;
+        assert!(effects.unwant.is_subset(&known), "never wanted: {effects:?}");
+        self.wanted.retain(|name| !effects.unwant.contains(name) && !step.rest.contains(name));
         self.wanted.extend(effects.want.iter().cloned());
+        self.resting.extend(step.rest.iter().cloned());
+        self.resting.retain(|name| !effects.unwant.contains(name) && !effects.want.contains(name));
         self.reconciler.commit(step);
         assert!(!self.reconciler.is_dirty());
         effects
     }
 
     fn answer(&mut self, name: &str, addresses: &[&str]) {
+        self.one_family(name, addresses);
+        self.reconciler.completed(&HostName::new(name));
+    }
+
+    /// The other one has not been answered yet.
+    fn one_family(&mut self, name: &str, addresses: &[&str]) {
         self.reconciler.resolved(HostName::new(name), self::addresses(addresses));
     }
 
@@ -168,7 +193,7 @@ impl Node {
         for usage in self.reconciler.sink().usage() {
             assert_eq!(usage.used, 0, "{}", usage.name);
         }
-        assert_eq!(self.wanted, BTreeSet::new());
+        assert_eq!((&self.wanted, &self.resting), (&BTreeSet::new(), &BTreeSet::new()));
         assert_eq!(self.reconciler.resolution().len(), 0);
         assert_eq!(self.reconciler.vips().iter().count(), 0);
         assert_eq!(self.reconciler.leases().iter().count(), 0);

@@ -37,6 +37,13 @@ pub struct ResolveConfig {
 }
 
 impl ResolveConfig {
+    /// How long a name that nobody uses goes without a query, at most: its addresses do not get too old to be used, and there is
+    /// time to try again.
+    #[must_use]
+    pub(super) fn rest(&self) -> Duration {
+        self.stale_for / 2
+    }
+
     /// The documented defaults, asking `servers`.
     #[must_use]
     pub fn new(servers: Vec<SocketAddr>) -> Self {

@@ -65,9 +65,14 @@ struct Name {
     generation: u64,
     v4: FamilyState,
     v6: FamilyState,
-    /// What the last update said, and whether it knew both families.
-    published: Option<(Addresses, bool)>,
+    /// Whether nobody uses the name.
+    rests: bool,
+    /// What the last update said.
+    published: Option<Said>,
 }
+
+/// Addresses, whether both families are known, and whether there are none because of a failure.
+type Said = (Addresses, bool, bool);
 
 struct FamilyState {
     addresses: Vec<IpAddr>,
@@ -87,15 +92,23 @@ impl Schedule {
         Self { config, names: BTreeMap::new(), queue: BTreeSet::new(), generation: 0 }
     }
 
-    /// Adds a name, due at once; false if it is there already.
+    /// Adds a name, or wakes one that rests: due at once. False if it is there already.
     pub(super) fn want(
         &mut self,
         now: Instant,
         name: HostName,
         known: Option<(Addresses, Duration)>,
     ) -> bool {
-        if self.names.contains_key(&name) {
-            return false;
+        if let Some(state) = self.names.get_mut(&name) {
+            let rested = std::mem::take(&mut state.rests);
+            if rested {
+                for family in [Family::V4, Family::V6] {
+                    state.family_mut(family).answered = false;
+                }
+                state.published = state.published.take().map(|(addresses, ..)| (addresses, false, false));
+                self.reschedule(&name, now);
+            }
+            return rested;
         }
         self.generation += 1;
         self.queue.insert((now, name.clone(), Family::V4));
@@ -104,16 +117,40 @@ impl Schedule {
             generation: self.generation,
             v4: FamilyState::new(now),
             v6: FamilyState::new(now),
+            rests: false,
             published: None,
         };
         if let Some((addresses, age)) = known {
             let good_at = now.checked_sub(age);
             state.v4.remember(addresses.v4.iter().copied().map(IpAddr::V4).collect(), good_at);
             state.v6.remember(addresses.v6.iter().copied().map(IpAddr::V6).collect(), good_at);
-            state.published = Some((addresses, false));
+            state.published = Some((addresses, false, false));
         }
         self.names.insert(name, state);
         true
+    }
+
+    /// Has a name asked for only so often that its addresses never get too old.
+    pub(super) fn rest(&mut self, now: Instant, name: &HostName) {
+        let rest = self.config.rest();
+        if let Some(state) = self.names.get_mut(name) {
+            state.rests = true;
+            self.reschedule(name, now + rest);
+        }
+    }
+
+    /// Moves what is not under way.
+    fn reschedule(&mut self, name: &HostName, due: Instant) {
+        let Some(state) = self.names.get_mut(name) else { return };
+        for family in [Family::V4, Family::V6] {
+            if let Some(old) = state.family_mut(family).due.replace(due) {
+                self.queue.remove(&(old, name.clone(), family));
+                self.queue.insert((due, name.clone(), family));
+            } else {
+                // A query is under way, and says when to ask next.
+                state.family_mut(family).due = None;
+            }
+        }
     }
 
     pub(super) fn unwant(&mut self, name: &HostName) {
@@ -154,21 +191,29 @@ impl Schedule {
         jitter: f64,
     ) -> Option<Update> {
         let state = self.names.get_mut(&ask.name).filter(|state| state.generation == ask.generation)?;
-        let due = now + state.family_mut(ask.family).apply(&self.config, now, outcome, jitter);
+        let has_failed = matches!(outcome, Outcome::Failed(_));
+        let mut wait = state.family_mut(ask.family).apply(&self.config, now, outcome, jitter);
+        if state.rests && !has_failed {
+            wait = late(self.config.rest(), jitter);
+        }
+        let due = now + wait;
         state.family_mut(ask.family).due = Some(due);
         self.queue.insert((due, ask.name.clone(), ask.family));
         let addresses = state.addresses();
         let is_complete = state.v4.answered && state.v6.answered;
+        let has_failed = addresses.is_empty() && state.v4.failures.max(state.v6.failures) > 0;
+        let said = (addresses, is_complete, has_failed);
         let changed = match &state.published {
-            Some((published, was_complete)) => *published != addresses || *was_complete != is_complete,
+            Some(published) => *published != said,
             // Addresses of one family are of use at once; "none" is known only when both have answered.
-            None => !addresses.is_empty() || is_complete,
+            None => !said.0.is_empty() || is_complete,
         };
         if !changed {
             return None;
         }
-        state.published = Some((addresses.clone(), is_complete));
-        Some(Update { name: ask.name.clone(), addresses, is_complete })
+        state.published = Some(said.clone());
+        let (addresses, is_complete, has_failed) = said;
+        Some(Update { name: ask.name.clone(), addresses, is_complete, has_failed })
     }
 
     pub(super) fn status(&self, now: Instant) -> Vec<NameStatus> {
@@ -208,6 +253,7 @@ impl Name {
             name: name.clone(),
             addresses: self.addresses(),
             age_secs: good_at.map(|at| now.saturating_duration_since(at).as_secs()),
+            rests: self.rests,
             next_refresh_secs: next.saturating_duration_since(now).as_secs(),
             last_error: families.iter().filter(troubled).find_map(|family| family.error.clone()),
             stale: families.iter().any(|family| family.is_stale()),

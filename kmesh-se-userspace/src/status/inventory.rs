@@ -76,6 +76,11 @@ pub struct NameRow {
     pub entry: String,
     /// Whether it is answered at all; a name waits for the first answer of the names below.
     pub answered: bool,
+    /// How the names below are resolved: `always`; `whileUsed`, by clients that ask for this name or connect to it; `idle`, when
+    /// nobody has used it for a while, so that the last addresses stay; `notAskedFor` before the first client asks, who waits
+    /// for them. None without names.
+    #[serde(default)]
+    pub resolved: Option<Resolved>,
     /// Whether it is a wildcard that gives each name below it addresses when a client asks.
     pub on_demand: bool,
     /// The names that its backends are resolved from.
@@ -84,6 +89,17 @@ pub struct NameRow {
     pub age_secs: Option<u64>,
     /// Whether one of these is served from an older answer.
     pub stale: bool,
+}
+
+/// How the names behind a host are resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the words are those of `NameRow`")]
+pub enum Resolved {
+    Always,
+    WhileUsed,
+    Idle,
+    NotAskedFor,
 }
 
 /// A name that backends are resolved from.

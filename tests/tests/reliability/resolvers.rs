@@ -37,6 +37,8 @@ fn with_dns_dead_at_restart_the_last_addresses_are_served() -> anyhow::Result<()
         let client = client(&stage)?;
         let _echo = Echo::start(&stage.topology.backend, (BACKEND, 9000).into())?;
         stage.write("fake.yaml", &dns_entry("fake", "fake.test", Some(("backend.test", 9000))))?;
+        stage.agent.until_serves("fake.test", true)?;
+        anyhow::ensure!(stage.says(true, &["getent", "ahostsv4", "fake.test"])?.0, "it is not answered");
         let resolved = || {
             let services = stage.agent.get("/services").ok()?;
             mentions(&services, &BACKEND.to_string()).then_some(())

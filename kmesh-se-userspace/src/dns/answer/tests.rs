@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::dns::Search;
 use crate::dns::tests::{addresses as sorted, entry, message as query_message, question, view};
-use crate::{desired::Scope, model::Namespace};
+use crate::{
+    desired::{NameEntry, Scope},
+    model::Namespace,
+};
 
 fn table() -> NameTable {
     let table = NameTable::default();
@@ -140,10 +143,10 @@ fn a_name_on_demand_is_waited_for_and_then_answered_refused_or_left() {
         (7, ResponseCode::ServFail, false)
     );
     // One family is known.
-    table.set_concrete(&name, Some((entry(&["240.241.0.1"]), false)));
+    table.set_concrete(&name, Some(NameEntry { is_complete: false, ..entry(&["240.241.0.1"]) }));
     assert_eq!(decide(Waited::NotYet), Decision::Ask(name.clone()));
     assert_eq!(texts(&reply(Waited::TooLong)), ["240.241.0.1"]);
-    table.set_concrete(&name, Some((entry(&["240.241.0.1"]), true)));
+    table.set_concrete(&name, Some(entry(&["240.241.0.1"])));
     assert_eq!(texts(&reply(Waited::NotYet)), ["240.241.0.1"]);
     // Other types are the resolver's, and nothing is made for them.
     let text = question(7, "b.lazy.test.", RecordType::TXT);

@@ -60,20 +60,23 @@ fn an_entry_that_becomes_invalid_is_withdrawn_and_told_while_others_stay() {
 }
 
 #[test]
-fn a_name_is_published_with_its_first_answer_and_stays() {
+fn a_name_is_published_with_its_first_answers_and_stays_ours() {
     let mut node = Node::new();
     node.apply(&named("a", "a.com", "x.net, y.net"));
     assert_eq!(node.effects().want, hosts(["x.net", "y.net"]));
     assert!(node.query("default", "a.com").is_empty(), "nothing is known yet");
     node.answer("y.net", &["10.0.0.1"]);
     node.step();
+    assert!(matches!(node.look_up("default", "a.com"), Found::OnDemand { so_far: Some(_), .. }));
+    node.answer("x.net", &[]);
+    node.step();
     assert_eq!(node.query("default", "a.com"), ["240.240.0.1"]);
 
-    // The endpoint changes: the name that clients know stays while the new one is asked.
+    // The endpoint changes: a client waits while the new one is asked, and is not sent past the entry.
     node.apply(&named("a", "a.com", "z.net"));
     let effects = node.effects();
     assert_eq!((effects.want, effects.unwant), (hosts(["z.net"]), hosts(["x.net", "y.net"])));
-    assert_eq!(node.query("default", "a.com"), ["240.240.0.1"]);
+    assert!(matches!(node.look_up("default", "a.com"), Found::OnDemand { so_far: None, .. }));
     node.answer("z.net", &["fd00::1"]);
     node.step();
     assert_eq!(node.query("default", "a.com"), ["2001:2::1"]);

@@ -16,17 +16,11 @@ impl Node {
         self.reconciler.demand(&HostName::new(name), &user(namespace), self.now);
     }
 
-    /// Both families are known.
-    fn complete(&mut self, name: &str, addresses: &[&str]) {
-        self.answer(name, addresses);
-        self.reconciler.completed(&HostName::new(name));
-    }
-
     /// Asks, resolves, steps.
     fn use_name(&mut self, namespace: &str, name: &str, addresses: &[&str]) {
         self.demand(namespace, name);
         self.step();
-        self.complete(name, addresses);
+        self.answer(name, addresses);
         self.step();
     }
 
@@ -59,14 +53,14 @@ fn a_name_is_resolved_when_it_is_asked_for_and_has_addresses_of_its_own() {
     assert!(node.waits("a.w.com") && node.query("default", "a.w.com").is_empty());
 
     // One family: it is in the maps, but the name waits for the other.
-    node.answer("a.w.com", &["10.0.0.1"]);
+    node.one_family("a.w.com", &["10.0.0.1"]);
     let step = node.reconciler.prepare(node.now);
     assert!(step.must_save_leases && !step.must_save, "{step:?}");
     node.reconciler.commit(step);
     let frontends = ["* 240.241.0.1:80 TCP -> 10.0.0.1:80", "* [100::1]:80 TCP -> 10.0.0.1:80"];
     assert_eq!(node.frontends(), frontends);
     assert!(node.waits("a.w.com") && node.query("default", "a.w.com").is_empty());
-    node.complete("a.w.com", &["10.0.0.1"]);
+    node.answer("a.w.com", &["10.0.0.1"]);
     node.step();
     assert!(!node.waits("a.w.com"));
     assert_eq!(node.query("default", "a.w.com"), ["240.241.0.1"]);
@@ -94,7 +88,7 @@ fn rows_are_written_before_the_name_is_published() {
     node.apply(&wildcard(""));
     node.demand("default", "a.w.com");
     node.step();
-    node.complete("a.w.com", &["10.0.0.1"]);
+    node.answer("a.w.com", &["10.0.0.1"]);
     let step = node.reconciler.prepare(node.now);
     assert!(node.frontends().is_empty() && node.waits("a.w.com"));
     node.reconciler.commit(step);
@@ -107,7 +101,7 @@ fn a_name_without_addresses_takes_none_and_is_forgotten_at_once() {
     node.apply(&wildcard(""));
     node.demand("default", "a.w.com");
     node.step();
-    node.complete("a.w.com", &[]);
+    node.answer("a.w.com", &[]);
     let step = node.reconciler.prepare(node.now);
     assert!(!step.must_save && !step.must_save_leases && step.unwant == names(&["a.w.com"]), "{step:?}");
     node.reconciler.commit(step);
@@ -181,7 +175,7 @@ fn a_client_uses_no_more_names_than_it_may_and_status_says_so() {
     node.reconciler.demand(&HostName::new("e.w.com"), &neighbour, node.now);
     assert!(node.waits("e.w.com"));
     node.step();
-    node.complete("e.w.com", &[]);
+    node.answer("e.w.com", &[]);
     node.step();
     assert_eq!(node.query("default", "a.w.com"), ["240.241.0.1"]);
     // IPv4 has two of them, IPv6 three.
@@ -189,7 +183,7 @@ fn a_client_uses_no_more_names_than_it_may_and_status_says_so() {
     assert_eq!(node.query("other", "c.w.com"), ["100::3"]);
     node.demand("other", "d.w.com");
     node.step();
-    node.complete("d.w.com", &["10.0.0.4"]);
+    node.answer("d.w.com", &["10.0.0.4"]);
     let step = node.reconciler.prepare(node.now);
     node.reconciler.commit(step);
     assert!(!node.waits("d.w.com"), "the client is not made to wait");
@@ -281,7 +275,7 @@ fn names_in_use_survive_a_restart_with_their_addresses_and_backends() {
     // What is remembered is served at once; the other waits for its first answer.
     assert_eq!(again.query("default", "b.w.com"), ["240.241.0.2"]);
     assert!(!again.waits("b.w.com") && again.waits("a.w.com"));
-    again.complete("a.w.com", &["10.0.0.1"]);
+    again.answer("a.w.com", &["10.0.0.1"]);
     again.step();
     assert_eq!(again.query("default", "a.w.com"), ["240.241.0.1"]);
     assert_eq!(again.frontends(), first.frontends());

@@ -164,7 +164,6 @@ impl Scenario {
             if let Some(addresses) = self.dns.get(name.as_str()) {
                 let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
                 node.answer(name.as_str(), &addresses);
-                node.reconciler.completed(&name);
                 node.step_if_dirty();
             }
         }

@@ -52,7 +52,7 @@ impl Bench {
             let before = self.said.replace(update.addresses.clone());
             before != self.said
         });
-        (waited, update.map(|update| Update { is_complete: true, ..update }))
+        (waited, update.map(|update| Update { is_complete: true, has_failed: false, ..update }))
     }
 
     fn v4(&mut self, outcome: Outcome) -> (Duration, Option<Update>) {
@@ -101,7 +101,7 @@ fn update(addresses: &[&str]) -> Option<Update> {
             IpAddr::V6(address) => all.v6.push(address),
         }
     }
-    Some(Update { name: name(), addresses: all, is_complete: true })
+    Some(Update { name: name(), addresses: all, is_complete: true, has_failed: false })
 }
 
 #[test]
@@ -287,4 +287,64 @@ fn says_once_that_both_families_are_known() {
     assert_eq!(finish(Family::V4, records(&["192.0.2.1"], 5)), None);
     assert_eq!(finish(Family::V6, failed()), Some((1, true)), "a failure is all that is known of it");
     assert_eq!(finish(Family::V6, nothing()), None);
+}
+
+#[test]
+fn a_name_that_rests_keeps_its_addresses_and_is_hardly_ever_asked_for() {
+    let mut bench = Bench::new();
+    let rest = bench.schedule.config.rest();
+    assert!(rest >= Duration::from_secs(600), "{rest:?}");
+    bench.v4(records(&["192.0.2.1"], 30));
+    bench.v6(nothing());
+    bench.schedule.rest(bench.now, &name());
+    assert_eq!(bench.schedule.next_due(), Some(bench.now + rest));
+    assert!(bench.status().rests && bench.status().addresses.v4.len() == 1);
+    // Asked for once in a long while, and a failure is told of as ever.
+    assert_eq!(bench.v4(records(&["192.0.2.2"], 30)), (rest, update(&["192.0.2.2"])));
+    bench.v6(failed());
+    assert!(bench.schedule.next_due().is_some_and(|due| due <= bench.now + Duration::from_secs(30)));
+    bench.v6(nothing());
+    assert_eq!(bench.schedule.next_due().map(|due| due > bench.now + rest / 2), Some(true));
+
+    // Wanted again it is asked for at once, and said to be known when both families are.
+    assert!(bench.schedule.want(bench.now, name(), None));
+    assert!(!bench.schedule.want(bench.now, name(), None), "wanted twice");
+    assert_eq!(bench.schedule.next_due(), Some(bench.now));
+    let asks = bench.schedule.start_due(bench.now, 2);
+    let first = bench.schedule.finish(bench.now, &asks[0], records(&["192.0.2.2"], 30), 0.0);
+    assert_eq!(first, None, "nothing is new but one family");
+    let second = bench.schedule.finish(bench.now, &asks[1], nothing(), 0.0);
+    assert_eq!(second, update(&["192.0.2.2"]));
+    assert!(!bench.status().rests);
+}
+
+#[test]
+fn a_name_that_is_let_rest_while_it_is_asked_for_rests_then() {
+    let mut bench = Bench::new();
+    let rest = bench.schedule.config.rest();
+    let asks = bench.schedule.start_due(bench.now, 2);
+    bench.schedule.rest(bench.now, &name());
+    assert_eq!(bench.schedule.next_due(), None);
+    for ask in &asks {
+        bench.schedule.finish(bench.now, ask, records(&["192.0.2.1"], 30), 0.0);
+    }
+    assert_eq!(bench.schedule.next_due(), Some(bench.now + rest));
+    bench.schedule.unwant(&name());
+    assert_eq!(bench.schedule.next_due(), None);
+}
+
+#[test]
+fn an_update_says_whether_there_is_no_address_because_of_a_failure() {
+    let mut bench = Bench::new();
+    let mut said = Vec::new();
+    for outcome in [failed(), failed(), nothing(), records(&["192.0.2.1"], 1), failed()] {
+        bench.now = bench.schedule.next_due().expect("something is due");
+        for ask in bench.schedule.start_due(bench.now, 2) {
+            let update = bench.schedule.finish(bench.now, &ask, clone(&outcome), 0.0);
+            said.extend(update.map(|update| (update.addresses.is_empty(), update.has_failed)));
+        }
+    }
+    // The same again is not told, and what is known stays.
+    assert_eq!(said[..2], [(true, true), (true, false)], "{said:?}");
+    assert!(said.len() > 2 && said[2..].iter().all(|said| *said == (false, false)), "{said:?}");
 }
