@@ -44,6 +44,13 @@ pub use self::{
     table::{Cell, Table},
 };
 
+/// Says so when the figures of performance are not its: checks are in it, and nothing is optimised.
+const VERSION: &str = if cfg!(debug_assertions) {
+    concat!(env!("CARGO_PKG_VERSION"), " (debug build)")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// Istio ServiceEntries done in the kernel.
 ///
 /// kmesh-se makes connections to the hosts of ServiceEntries go straight to their endpoints: a node agent turns
@@ -52,7 +59,7 @@ pub use self::{
 /// Exit status: 0 done, 1 the answer is "no" (rejected, unreachable), 2 wrong use or an error. Every flag can
 /// also be given as an environment variable, named with each.
 #[derive(Debug, Parser)]
-#[command(name = "kmesh-se", version, max_term_width = 110, subcommand_required = true)]
+#[command(name = "kmesh-se", version = VERSION, max_term_width = 110, subcommand_required = true)]
 pub struct Cli {
     /// How to print.
     #[arg(

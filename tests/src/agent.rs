@@ -42,6 +42,19 @@ pub fn program() -> anyhow::Result<PathBuf> {
     newest.context("kmesh-se is not built: run `cargo build -p kmesh-se-userspace`, or `cargo xtask test`")
 }
 
+/// Whether the program is as fast and as small as a release.
+///
+/// # Errors
+/// When it does not say its version.
+pub fn is_release(program: &Path) -> anyhow::Result<bool> {
+    let output = Command::new(program).arg("--version").output()?;
+    let version = String::from_utf8(output.stdout)?;
+    if !version.starts_with("kmesh-se ") {
+        bail!("{} does not say its version", program.display());
+    }
+    Ok(!version.contains("debug build"))
+}
+
 /// What the agent is started with.
 #[derive(Clone, Debug)]
 pub struct Flags {

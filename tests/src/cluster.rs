@@ -5,9 +5,10 @@
 //!
 //! [`ApiServer`] is etcd and the API server only, for what watches objects; it takes a few seconds. [`Cluster`] has all of
 //! it: controllers, scheduler, containerd, kubelet, kube-proxy, CoreDNS, and a network outside with a DNS server and a
-//! place for others.
+//! place for others. [`chart`] brings kmesh-se there as its users do.
 
 mod access;
+pub mod chart;
 mod control;
 pub mod images;
 mod kubectl;
@@ -16,6 +17,7 @@ pub mod programs;
 mod relay;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,7 +78,7 @@ impl ApiServer {
         &self.control.kubectl
     }
 
-    /// Where both run.
+    /// The network namespace of the node, where both run.
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
@@ -86,7 +88,7 @@ impl ApiServer {
         &self.run
     }
 
-    /// Ends the API server as a crash does; etcd stays.
+    /// Ends the API server as a crash does; etcd stays, and so does all else that runs.
     pub fn stop_apiserver(&mut self) {
         self.control.kill_apiserver();
     }
@@ -115,19 +117,32 @@ impl ApiServer {
     }
 }
 
-/// A cluster. Fields are dropped in order: what runs, then what the run owns.
+/// A cluster: its API server, to which it lends itself, and a node. Fields are dropped in order: what runs, then what the run
+/// owns.
 #[derive(Debug)]
 pub struct Cluster {
     node: Node,
-    control: ControlPlane,
     /// httpbin outside of the cluster, if it was started.
     httpbin: Option<Httpbin>,
     /// What the world's DNS knows.
     pub dns: Dns,
     outside: Netns,
-    netns: Netns,
     cgroup: PathBuf,
-    run: Run,
+    api: ApiServer,
+}
+
+impl Deref for Cluster {
+    type Target = ApiServer;
+
+    fn deref(&self) -> &ApiServer {
+        &self.api
+    }
+}
+
+impl DerefMut for Cluster {
+    fn deref_mut(&mut self) -> &mut ApiServer {
+        &mut self.api
+    }
 }
 
 impl Cluster {
@@ -153,29 +168,20 @@ impl Cluster {
         control.start_actors()?;
         node.start_agents(&control.access)?;
         let dns = Dns::start(&outside, &run.folder()?, &[OUTSIDE_ADDRESS], 1, records)?;
-        let mut cluster = Cluster { node, control, httpbin: None, dns, outside, netns, cgroup, run };
+        let api = ApiServer { control, netns, run };
+        let mut cluster = Cluster { node, httpbin: None, dns, outside, cgroup, api };
         let settled = cluster.settle();
         settled.with_context(|| format!("the node is not ready\n{}", cluster.node.dead().join("\n")))?;
         Ok(cluster)
     }
 
-    fn settle(&mut self) -> anyhow::Result<()> {
-        let kubectl = &self.control.kubectl;
+    fn settle(&self) -> anyhow::Result<()> {
+        let kubectl = self.kubectl();
         kubectl.apply(DNS_OBJECTS)?;
         let is_there = |nodes: &str| nodes.contains(NODE);
         kubectl.until(&["get", "nodes", "-o", "name"], PODS_READY, is_there)?;
         kubectl.wait_ready("default", &format!("node/{NODE}"), PODS_READY)?;
         kubectl.wait_ready("kube-system", "deployment/coredns", PODS_READY)
-    }
-
-    /// kubectl with all rights. Its kubeconfig serves clients on the node and on this machine.
-    pub fn kubectl(&self) -> &Kubectl {
-        &self.control.kubectl
-    }
-
-    /// The node's network namespace.
-    pub fn netns(&self) -> &Netns {
-        &self.netns
     }
 
     /// A network outside of the cluster, which pods reach by the node.
@@ -186,11 +192,6 @@ impl Cluster {
     /// The cgroup that holds all pods, in the hierarchy of cgroup2.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
-    }
-
-    /// The owner of everything, for more of it.
-    pub fn run(&self) -> &Run {
-        &self.run
     }
 
     /// A command that sees what the node sees: its processes, mounts and network.
@@ -225,36 +226,16 @@ impl Cluster {
     /// When it does not come up.
     pub fn start_outside_httpbin(&mut self, ports: &[u16]) -> anyhow::Result<()> {
         let addresses: Vec<_> = ports.iter().map(|port| (OUTSIDE_ADDRESS, *port).into()).collect();
-        self.httpbin = Some(Httpbin::start(&self.outside, &self.run.folder()?, &addresses)?);
+        let folder = self.run().folder()?;
+        self.httpbin = Some(Httpbin::start(&self.outside, &folder, &addresses)?);
         Ok(())
-    }
-
-    /// Ends the API server as a crash does; etcd stays, and so does all that runs.
-    pub fn stop_apiserver(&mut self) {
-        self.control.kill_apiserver();
-    }
-
-    /// Starts it again and waits until it is ready.
-    ///
-    /// # Errors
-    /// When it does not come up.
-    pub fn start_apiserver(&mut self) -> anyhow::Result<()> {
-        self.control.start_apiserver()
-    }
-
-    /// A kubeconfig for a service account, which is there already.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub fn kubeconfig_of(&self, namespace: &str, account: &str) -> anyhow::Result<PathBuf> {
-        self.control.kubeconfig_of(namespace, account)
     }
 
     /// Removes everything and answers what is left, which is nothing if all is well.
     pub fn end(self) -> Vec<String> {
-        let Cluster { node, control, httpbin, dns, run, .. } = self;
-        drop((node, control, httpbin, dns));
-        run.end()
+        let Cluster { node, httpbin, dns, api, .. } = self;
+        drop((node, httpbin, dns));
+        api.end()
     }
 }
 

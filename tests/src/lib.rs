@@ -34,3 +34,8 @@ pub fn skipped(why: &str) {
     // Nobody reads it if it cannot be written.
     drop(writeln!(std::io::stdout(), "skipped: {}: {why}", thread.name().unwrap_or("a test")));
 }
+
+/// Whether there is time for the full figures: `KMSE_LONG=1` in the environment.
+pub fn is_long() -> bool {
+    std::env::var_os("KMSE_LONG").is_some_and(|value| value == "1")
+}

@@ -1,16 +1,21 @@
 //! Pods of a real kubelet: enrolled before their first process, by labels, with DNS as the cluster has it.
+//!
+//! With `KMSE_LONG=1` in the environment 50 pods are started one after another, else 12.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
-use tests::agent::{mentions, program};
-use tests::cluster::{Cluster, DNS_SERVICE, NODE, NODE_ADDRESS, OUTSIDE_ADDRESS, images};
+use tests::agent::mentions;
+use tests::cluster::chart::Release;
+use tests::cluster::{Cluster, DNS_SERVICE, Kubectl, NODE_ADDRESS, OUTSIDE_ADDRESS, images};
 use tests::entries::static_entry;
-use tests::poll;
-use tests::servers::Process;
+use tests::{is_long, poll};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(180);
+/// How soon a label takes effect.
+const EFFECT: Duration = Duration::from_secs(1);
+/// How many pods are started at once.
+const AT_ONCE: usize = 20;
 
 /// A pod whose init container connects as soon as it runs.
 fn pod(name: &str) -> String {
@@ -23,87 +28,48 @@ fn pod(name: &str) -> String {
     )
 }
 
+/// Starts pods at once and checks what each first process has seen; then they go.
+fn start(kubectl: &Kubectl, names: &[String]) -> anyhow::Result<()> {
+    kubectl.apply(&names.iter().map(|name| pod(name)).collect::<String>())?;
+    let pods: Vec<_> = names.iter().map(|name| format!("pod/{name}")).collect();
+    let pods: Vec<_> = pods.iter().map(String::as_str).collect();
+    let limit = format!("--timeout={}s", LIMIT.as_secs());
+    kubectl.run(&[&["-n", "shop", "wait", "--for=condition=Initialized", &limit], &pods[..]].concat())?;
+    for pod in &pods {
+        let code = kubectl.run(&["-n", "shop", "logs", pod, "-c", "first"])?;
+        ensure!(code.trim() == "200", "{pod}: {code:?}");
+    }
+    kubectl.run(&[&["-n", "shop", "delete", "--wait=false"], &pods[..]].concat()).map(drop)
+}
+
 #[test]
 #[ignore = "needs programs that `cargo xtask cluster` builds"]
 fn pods_of_a_real_kubelet_are_enrolled_before_their_first_process() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(&[])?;
     cluster.start_outside_httpbin(&[8000])?;
-    let (kubectl, run) = (cluster.kubectl(), cluster.run());
-    let folder = run.folder()?;
-    let kmesh = program()?;
-    let crds = std::process::Command::new(&kmesh).arg("crds").output()?;
-    kubectl.feed(&["apply", "--server-side", "-f", "-"], &String::from_utf8(crds.stdout)?)?;
-    kubectl.run(&["wait", "--for=condition=Established", "crd/serviceentries.networking.istio.io"])?;
+    let release = Release::install(&cluster)?;
+    let kubectl = cluster.kubectl();
     kubectl.apply(&static_entry("virtual", "virtual.test", &OUTSIDE_ADDRESS.to_string(), 8000))?;
-
-    let path = |name: &str| folder.join(name).display().to_string();
-    let (admin, pin) = (path("agent.sock"), format!("/sys/fs/bpf/kmse-{}", run.id()));
-    let (config, cgroup) =
-        (kubectl.kubeconfig().display().to_string(), cluster.cgroup().display().to_string());
-    let words = [
-        "agent",
-        "--source",
-        "kube",
-        "--kubeconfig",
-        &config,
-        "--node",
-        NODE,
-        "--attach",
-        &cgroup,
-        "--pin",
-        &pin,
-        "--state",
-        &path("agent-state"),
-        "--admin",
-        &admin,
-        "--allocate-vips",
-        "true",
-    ];
-    let mut command = cluster.on_node(&kmesh.display().to_string(), &words);
-    let mut agent = Process::start(run.own(&mut command), &folder.join("agent.log"))?;
-    let ask = |words: &[&str]| -> Option<Value> {
-        let output = std::process::Command::new(&kmesh)
-            .args(words)
-            .args(["-o", "json", "--admin", &admin])
-            .output()
-            .ok()?;
-        serde_json::from_slice(&output.stdout).ok()
-    };
-    agent.ready("the agent to answer the name", LIMIT, || {
-        ask(&["names"]).is_some_and(|names| mentions(&names, "virtual.test"))
-    })?;
-    let status = ask(&["status"]).context("no status")?;
+    let is_known = || release.ask(&cluster, "names").is_ok_and(|names| mentions(&names, "virtual.test"));
+    poll::until("the agent to answer the name", LIMIT, || is_known().then_some(()))
+        .with_context(|| release.agents())?;
+    let status = release.ask(&cluster, "status")?;
     assert!(mentions(&status["dns"], &NODE_ADDRESS.to_string()), "{status:#}");
     assert!(mentions(&status["dns"]["resolvers"], DNS_SERVICE), "{status:#}");
 
     kubectl.run(&["create", "namespace", "shop"])?;
     kubectl.run(&["label", "namespace", "shop", "istio.io/dataplane-mode=Kmesh"])?;
     cluster.start_workloads("default")?;
-    let check = |names: &[String]| -> anyhow::Result<()> {
-        for name in names {
-            kubectl
-                .run(&[
-                    "-n",
-                    "shop",
-                    "wait",
-                    "--for=condition=Initialized",
-                    "--timeout=120s",
-                    &format!("pod/{name}"),
-                ])
-                .with_context(|| agent.output())?;
-            let code = kubectl.run(&["-n", "shop", "logs", name, "-c", "first"])?;
-            ensure!(code.trim() == "200", "{name}: {code:?}\n{}", agent.output());
-        }
-        Ok(())
-    };
-    for number in 0..5 {
-        let name = format!("one-{number}");
-        kubectl.apply(&pod(&name))?;
-        check(&[name])?;
+    let began = Instant::now();
+    let in_turn = if is_long() { 50 } else { 12 };
+    for number in 0..in_turn {
+        start(kubectl, &[format!("one-{number}")]).with_context(|| release.agents())?;
     }
-    let names: Vec<_> = (0..10).map(|number| format!("many-{number}")).collect();
-    kubectl.apply(&names.iter().map(|name| pod(name)).collect::<String>())?;
-    check(&names)?;
+    println!("{in_turn} pods one after another: {:.1?}", began.elapsed());
+    let began = Instant::now();
+    let names: Vec<_> = (0..AT_ONCE).map(|number| format!("many-{number}")).collect();
+    start(kubectl, &names).with_context(|| release.agents())?;
+    println!("{AT_ONCE} pods at once: {:.1?}", began.elapsed());
 
     // A pod that runs: labels take effect both ways without a restart; one that is not labelled is untouched.
     let reaches = || -> anyhow::Result<bool> {
@@ -115,15 +81,17 @@ fn pods_of_a_real_kubelet_are_enrolled_before_their_first_process() -> anyhow::R
         kubectl.run(&["label", "namespace", "default", label])?;
         let labelled = Instant::now();
         poll::until("the label to take effect", LIMIT, || {
-            let rows = ask(&["workloads"])?;
+            let rows = release.ask(&cluster, "workloads").ok()?;
             let is_enrolled = mentions(&rows["workloads"], "default/sleep");
             (is_enrolled == wanted).then_some(())
         })?;
-        println!("{label} took effect after {:?}", labelled.elapsed());
+        let took = labelled.elapsed();
+        println!("{label} took effect after {took:.1?}");
+        assert!(took < EFFECT, "{label} took effect after {took:?}");
         assert_eq!(reaches()?, wanted);
     }
-    println!("{:#}", ask(&["status"]).context("no status")?["pods"]);
-    drop(agent);
+    println!("{:#}", release.ask(&cluster, "status")?["pods"]);
+    release.remove(&cluster)?;
     assert_eq!(cluster.end(), Vec::<String>::new());
     Ok(())
 }

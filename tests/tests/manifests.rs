@@ -1,11 +1,11 @@
 //! What is applied to a cluster, as a real API server takes it: the definitions of `kmesh-se crds`, and the Helm chart.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use tests::cluster::chart::{Helm, chart};
 use tests::cluster::{ApiServer, programs};
 use tests::stage::examples_folder;
 use tests::{agent, poll};
@@ -136,10 +136,6 @@ fn istios_definitions_serve_the_same_entries_and_ours_take_their_place() -> anyh
     Ok(())
 }
 
-fn chart() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/charts/kmesh-se")
-}
-
 #[test]
 fn the_charts_definitions_are_those_of_the_program() -> anyhow::Result<()> {
     let committed = std::fs::read_to_string(chart().join("files/crds.yaml"))?;
@@ -148,36 +144,6 @@ fn the_charts_definitions_are_those_of_the_program() -> anyhow::Result<()> {
         "they differ: kmesh-se crds > deploy/charts/kmesh-se/files/crds.yaml brings them up to date"
     );
     Ok(())
-}
-
-/// Helm, on the cluster of an API server.
-struct Helm<'a> {
-    api: &'a ApiServer,
-    program: PathBuf,
-    folder: PathBuf,
-}
-
-impl Helm<'_> {
-    fn of(api: &ApiServer) -> anyhow::Result<Helm<'_>> {
-        let program = programs::find("helm").context("no helm: `cargo xtask cluster` builds it")?;
-        Ok(Helm { api, program, folder: api.run().folder()?.join("helm") })
-    }
-
-    fn output(&self, words: &[&str]) -> anyhow::Result<Output> {
-        let mut helm = self.api.netns().command(&self.program);
-        helm.args(words).env("KUBECONFIG", self.api.kubectl().kubeconfig());
-        for (variable, folder) in [("CACHE", "cache"), ("CONFIG", "config"), ("DATA", "data")] {
-            helm.env(format!("HELM_{variable}_HOME"), self.folder.join(folder));
-        }
-        helm.output().context("cannot run helm")
-    }
-
-    fn run(&self, words: &[&str]) -> anyhow::Result<String> {
-        let output = self.output(words)?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "helm {}: {}", words.join(" "), error.trim());
-        Ok(String::from_utf8(output.stdout)?)
-    }
 }
 
 #[test]
@@ -222,9 +188,11 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
     helm.run(&[&upgrade[..], &["log=debug"]].concat())?;
     kubectl.run(&["get", "crd", NAMES[0]])?;
     helm.run(&[&upgrade[..], &["mode=cleanup"]].concat())?;
-    let set = kubectl.json(&["get", "daemonset", "kmesh-se", "-n", "kmesh-se"])?;
-    nothing_is_privileged(&set);
-    assert_eq!(set["spec"]["template"]["spec"]["initContainers"][0]["args"], json!(["cleanup"]));
+    let sets = kubectl.json(&["get", "daemonsets", "-n", "kmesh-se"])?;
+    assert_eq!(sets["items"].as_array().map(Vec::len), Some(1), "{sets}");
+    let set = &sets["items"][0];
+    nothing_is_privileged(set);
+    assert_eq!(set["spec"]["template"]["spec"]["initContainers"][0]["args"], json!(["cleanup", "--wait"]));
     assert!(!may("list", "pods")?, "what cleans up needs nothing of the API server");
     helm.run(&["uninstall", "kmesh-se", "-n", "kmesh-se"])?;
     // The definitions stay, with all entries.

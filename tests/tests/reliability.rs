@@ -30,11 +30,6 @@ fn client_program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_socket-client"))
 }
 
-/// Whether there is time for the full figures.
-fn is_long() -> bool {
-    std::env::var_os("KMSE_LONG").is_some_and(|value| value == "1")
-}
-
 /// An entry with one TCP port and these backends.
 fn service(name: &str, backends: impl IntoIterator<Item = Ipv4Addr>) -> String {
     let endpoints: Vec<Value> = backends.into_iter().map(|a| json!({ "address": a })).collect();

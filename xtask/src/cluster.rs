@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tests::clean;
+use tests::cluster::chart::IMAGE_VARIABLE;
 use tests::cluster::{Cluster, OUTSIDE_ADDRESS};
 
+use crate::image;
 use crate::setup::{self, Verbosity};
 use crate::test::{self, Count};
 use crate::workspace;
@@ -23,6 +25,9 @@ pub(crate) struct Options {
     /// Bring the cluster up with the tutorial's workloads, say how to use it, and stay until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// Test the image of `cargo xtask image`: what a release is, not what builds fast
+    #[arg(long, conflicts_with = "keep")]
+    release: bool,
     /// A folder with kube-apiserver, etcd, kubelet …: what is in it is not built [env: KUBEBUILDER_ASSETS]
     #[arg(long, value_name = "DIR")]
     assets: Option<PathBuf>,
@@ -45,20 +50,29 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
         setup::cluster()?;
         return keep();
     }
-    let agent = workspace::build_agent(false)?;
-    setup::cluster()?;
     let mut cargo = test::cargo();
-    for tests in ["cluster", "cluster_pods", "cluster_tutorial", "kube_source", "manifests"] {
+    if options.release {
+        let image = image::image(&image::Options::default())?;
+        cargo.env("KMESH_SE_BIN", image.program).env(IMAGE_VARIABLE, image.archive);
+    } else {
+        cargo.env("KMESH_SE_BIN", workspace::build_agent(false)?);
+    }
+    setup::cluster()?;
+    for tests in
+        ["cluster", "cluster_pods", "cluster_tutorial", "cluster_upgrade", "kube_source", "manifests"]
+    {
         cargo.args(["--test", tests]);
     }
-    cargo.args(["--", "--include-ignored"]).args(&options.arguments).env("KMESH_SE_BIN", agent);
+    cargo.args(["--", "--include-ignored"]).args(&options.arguments);
     test::run(&mut cargo, Count::default())
 }
 
 /// Everything that looks for programs knows a folder of them by the environment.
 fn start_again_with(assets: PathBuf, options: &Options) -> anyhow::Result<bool> {
     let mut own = std::process::Command::new(std::env::current_exe()?);
-    own.arg("cluster").args(options.keep.then_some("--keep")).args(&options.arguments);
+    let switches = [(options.keep, "--keep"), (options.release, "--release")];
+    let switches = switches.into_iter().filter_map(|(is_given, switch)| is_given.then_some(switch));
+    own.arg("cluster").args(switches).args(&options.arguments);
     Err(own.env("KUBEBUILDER_ASSETS", assets).exec()).context("cannot start xtask again")
 }
 

@@ -45,6 +45,9 @@ impl Arch {
     }
 }
 
+/// What the name of the image is, as the Helm chart's values have it, without other wishes.
+const NAME: &str = concat!("localhost/kmesh-se:", env!("CARGO_PKG_VERSION"));
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Of the nodes that will run it. Default: this machine's
@@ -54,15 +57,29 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// The image's full name, as the Helm chart's `image` gives it
-    #[arg(long, default_value = concat!("localhost/kmesh-se:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, default_value = NAME)]
     name: String,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { arch: None, out: None, name: NAME.to_owned() }
+    }
+}
+
+/// What was built.
+pub(crate) struct Built {
+    /// The static program.
+    pub(crate) program: PathBuf,
+    /// The image with it.
+    pub(crate) archive: PathBuf,
 }
 
 /// Builds the program and packs it.
 ///
 /// # Errors
 /// When the machine cannot build for the architecture, or the program does not build.
-pub(crate) fn image(options: &Options) -> anyhow::Result<()> {
+pub(crate) fn image(options: &Options) -> anyhow::Result<Built> {
     setup::building()?;
     let own = tests::oci::own_architecture()?;
     let arch = options.arch.map_or_else(|| Arch::from_str(own, false), Ok).map_err(anyhow::Error::msg)?;
@@ -78,7 +95,7 @@ pub(crate) fn image(options: &Options) -> anyhow::Result<()> {
     println!("image: {} ({:.1} MB), a static program", copy.display(), mb(&copy)?);
     println!("image: {} ({:.1} MB), named {}", archive.display(), mb(&archive)?, options.name);
     println!("On a node: ctr --namespace k8s.io images import {}", archive.display());
-    Ok(())
+    Ok(Built { program: copy, archive })
 }
 
 /// A program without shared libraries, so that the image holds nothing else.

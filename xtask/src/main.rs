@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         Command::Kernels(options) => kernels::kernels(&options),
         Command::Cluster(options) => cluster::cluster(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
-        Command::Image(options) => image::image(&options).map(|()| true),
+        Command::Image(options) => image::image(&options).map(|_| true),
         Command::Lint => lint::lint(),
     };
     match done {

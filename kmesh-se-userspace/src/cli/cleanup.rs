@@ -7,6 +7,8 @@ use std::{
     io::{self, ErrorKind, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -15,6 +17,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{AdminArgs, Answer, Output, Text, block_on};
 use crate::{agent, enrol, loader, routes, state};
+
+/// How often an agent that is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Remove what an agent that was killed left behind.
 ///
@@ -41,6 +46,10 @@ pub struct Args {
     #[arg(long, env = "KMESH_SE_STATE", value_name = "DIR", default_value = "/var/lib/kmesh-se")]
     pub state: PathBuf,
 
+    /// When an agent is running, wait until it has ended instead of refusing.
+    #[arg(long, env = "KMESH_SE_WAIT")]
+    pub wait: bool,
+
     /// When nothing is left, stay until a signal instead of ending: for a supervisor that would start it again, as Kubernetes
     /// does in a DaemonSet.
     #[arg(long, env = "KMESH_SE_STAY")]
@@ -59,8 +68,12 @@ struct Report {
 /// When an agent is running, or something cannot be removed.
 pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     let socket = args.admin.path();
+    let is_running = || UnixStream::connect(socket).is_ok();
+    while args.wait && is_running() {
+        thread::sleep(LOOK);
+    }
     anyhow::ensure!(
-        UnixStream::connect(socket).is_err(),
+        !is_running(),
         "an agent is running and answers on {}: stop it first, it cleans up by itself",
         socket.display()
     );

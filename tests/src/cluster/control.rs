@@ -114,6 +114,8 @@ impl ControlPlane {
         controllers.arg(kubeconfig(&access::ADMIN));
         controllers.arg(format!("--root-ca-file={}", self.access.authority().display()));
         controllers.arg(format!("--service-account-private-key-file={}", self.access.token_key().display()));
+        // After an absence of the API server, an old lease is not the node's fault.
+        controllers.arg("--node-monitor-grace-period=10m");
         // It makes the folder, and its own choice is not in the run's.
         controllers.arg(format!("--flex-volume-plugin-dir={}", self.folder.join("plugins").display()));
         let mut scheduler = self.netns.command(programs::program("kube-scheduler")?);

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tests::load::now_ns;
 use tests::sockets::hammer::Hammer;
-use tests::{agent, poll};
+use tests::{agent, is_long, poll};
 
-use crate::{Changing, arena, figures, is_long};
+use crate::{Changing, arena, figures};
 
 /// How long after a change a connect may still reach a backend that was removed.
 const GRACE_NS: u64 = 1_000_000_000;

@@ -10,12 +10,12 @@ use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::agent::{Agent, program};
-use tests::poll;
 use tests::sockets::hammer::Hammer;
 use tests::stage::Stage;
 use tests::topology::{BACKEND, Options};
+use tests::{is_long, poll};
 
-use crate::{Changing, arena, figures, is_long};
+use crate::{Changing, arena, figures};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// From then on after the last heartbeat, sockets are not captured.

@@ -11,14 +11,14 @@ use libc::AF_INET;
 use nix::sys::signal::Signal;
 use tests::agent::{Agent, Flags};
 use tests::entries::dns_entry;
-use tests::poll;
 use tests::sockets::client::Client;
 use tests::sockets::hammer::Hammer;
 use tests::sockets::{Arena, servers};
 use tests::stage::Stage;
 use tests::topology::{BACKEND, Options};
+use tests::{is_long, poll};
 
-use crate::{Changing, SERVER, arena, client_program, figures, is_long};
+use crate::{Changing, SERVER, arena, client_program, figures};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
