@@ -305,6 +305,15 @@ fn backends_and_names_say_where_they_come_from_and_how_old_they_are() -> anyhow:
     assert_eq!((user["host"].as_str(), user["servicePort"].as_u64()), (Some("fake.test"), Some(80)));
     assert_eq!((user["weight"].as_u64(), user["sharePercent"].as_f64()), (Some(1), Some(100.0)));
     assert_eq!((user["source"].as_str(), user["serviceConnects"].as_u64()), (Some("backend.test"), Some(1)));
+    assert!(user["ageSecs"].is_u64(), "{user}");
+
+    // Another service has the same address, as it is written: that has no age, whatever the name has.
+    stage.write("more.yaml", &static_entry("more", "more.test", &BACKEND.to_string(), 9000))?;
+    stage.agent.until_serves("more.test", true)?;
+    let backends = stage.agent.json("backends")?;
+    let users = backends["backends"][0]["services"].as_array().context("a list")?;
+    let ages: Vec<_> = users.iter().map(|user| (user["host"].as_str(), user["ageSecs"].is_u64())).collect();
+    assert_eq!(ages, [(Some("fake.test"), true), (Some("more.test"), false)], "{backends:#}");
 
     let names = stage.agent.json("names")?;
     let name = &names["names"][0];

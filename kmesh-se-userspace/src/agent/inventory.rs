@@ -40,10 +40,11 @@ impl Agent {
                     age_secs: None,
                     stale: false,
                 });
-                if let Some(status) = names.get(&HostName::new(&backend.source)) {
-                    row.age_secs = row.age_secs.max(status.age_secs);
-                    row.stale |= status.stale;
-                }
+                let about = names.get(&HostName::new(&backend.source));
+                let age_secs = about.and_then(|about| about.age_secs);
+                let stale = about.is_some_and(|about| about.stale);
+                row.age_secs = row.age_secs.max(age_secs);
+                row.stale |= stale;
                 let share = f64::from(backend.weight) / total.max(1) as f64;
                 row.services.push(BackendUse {
                     namespace: key.entry.namespace.to_string(),
@@ -53,6 +54,8 @@ impl Agent {
                     weight: backend.weight,
                     share_percent: (share * 10_000.0).round() / 100.0,
                     source: backend.source.to_string(),
+                    age_secs,
+                    stale,
                     service_connects: connects.unwrap_or_default(),
                 });
             }

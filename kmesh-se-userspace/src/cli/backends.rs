@@ -33,8 +33,8 @@ fn text(backends: &Backends, out: &mut Text<'_>) -> io::Result<()> {
     for backend in &backends.backends {
         let address = std::net::SocketAddr::new(backend.address, backend.port).to_string();
         for service in &backend.services {
-            let age = seconds(backend.age_secs);
-            let age = if backend.stale {
+            let age = seconds(service.age_secs);
+            let age = if service.stale {
                 Cell::with_mood(format!("{age} stale"), Mood::Warning)
             } else {
                 Cell::from(age)

@@ -47,6 +47,10 @@ pub struct BackendUse {
     pub share_percent: f64,
     /// What the address was resolved from, or the address itself.
     pub source: String,
+    /// Seconds since that name last resolved; none when it was written as an address.
+    pub age_secs: Option<u64>,
+    /// Whether the newest query for that name failed, so that an older answer is used.
+    pub stale: bool,
     /// Connections of the whole service since it was programmed; the kernel does not count by backend.
     pub service_connects: u64,
 }
