@@ -2,11 +2,11 @@
 //!
 //! In: two bytes that choose, and a message. Out: nothing. Never: a socket.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::sync::LazyLock;
 
 use hickory_proto::op::Message;
 use kmesh_se::{
-    desired::{NameEntry, NameView, Scope},
+    desired::{Few, NameEntry, NameView, Scope},
     dns::{Client, Decision, NameTable, Search, Transport, Waited, answer, is_reply_to, server_failure},
     model::{HostName, Kind, Namespace, ObjectRef},
 };
@@ -31,7 +31,7 @@ static TABLE: LazyLock<NameTable> = LazyLock::new(|| {
             waits: false,
             on_demand,
         };
-        NameEntry { views: BTreeMap::from([(Scope::Mesh, view)]), is_complete: true }
+        NameEntry { views: Few::from([(Scope::Mesh, view)]), is_complete: true }
     };
     let table = NameTable::default();
     table.set(HostName::new("ours.test"), Some(entry(2, false)));

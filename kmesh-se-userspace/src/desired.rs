@@ -8,6 +8,7 @@ mod build;
 mod claims;
 mod concrete;
 mod conditions;
+mod few;
 mod follow;
 mod leases;
 mod names;
@@ -26,6 +27,7 @@ pub use build::{Age, HostDesired, View, host, names_of, needs_vip, view_for, wan
 pub use claims::Desired;
 pub use concrete::{concrete, dynamic_view, is_dynamic, wildcards_above};
 pub use conditions::{Condition, address_pending};
+pub use few::Few;
 pub use leases::{DYNAMIC_RANGES, LeaseLimits, Leases, QuotaFull, User};
 pub use names::{NameEntry, NameView};
 pub(crate) use plan::remedy_without_address;

@@ -2,11 +2,9 @@
 //!
 //! In: two [`Tables`]. Out: [`MapOp`]s that turn the first into the second. Never: an effect.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
-use crate::desired::{Address, AddressRule, Backend, Frontend, ServiceKey, Tables};
+use crate::desired::{Address, AddressRule, Backend, Few, Frontend, ServiceKey, Tables};
 
 /// One change to the maps, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,14 +43,14 @@ pub fn diff(actual: &Tables, desired: &Tables) -> Vec<MapOp> {
 
 /// The rows of `new` that `old` does not have as they are.
 fn changed<'a, K: Ord, V: PartialEq>(
-    old: &'a BTreeMap<K, V>,
-    new: &'a BTreeMap<K, V>,
+    old: &'a Few<K, V>,
+    new: &'a Few<K, V>,
 ) -> impl Iterator<Item = (&'a K, &'a V)> {
     new.iter().filter(|(key, value)| old.get(key) != Some(value))
 }
 
 /// The rows of `old` that `new` does not have.
-fn gone<'a, K: Ord, V>(old: &'a BTreeMap<K, V>, new: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> {
+fn gone<'a, K: Ord, V>(old: &'a Few<K, V>, new: &'a Few<K, V>) -> impl Iterator<Item = &'a K> {
     old.keys().filter(|key| !new.contains_key(key))
 }
 

@@ -2,15 +2,11 @@
 //!
 //! In: the snapshot, resolved names, the host's VIPs. Out: a [`HostDesired`]. Never: another host.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
-    Address, AddressRange, AddressRule, Backend, Frontend, Known, NameEntry, NameView, Scope, ServiceKey,
-    Tables, Unlisted, Vips,
+    Address, AddressRange, AddressRule, Backend, Few, Frontend, Known, NameEntry, NameView, Scope,
+    ServiceKey, Tables, Unlisted, Vips,
     backends::{self, Of},
     winner::{Winner, winner},
 };
@@ -28,11 +24,11 @@ pub struct HostDesired {
     /// The views whose backends are still to be resolved, all of them: none of their names was ever answered.
     pub unresolved: BTreeSet<Scope>,
     /// The age of the entry that gives each view its addresses: orders the claims of several hosts to one address.
-    pub ages: BTreeMap<Scope, Age>,
+    pub ages: Few<Scope, Age>,
     /// The views whose addresses are dialled straight, on any port.
     pub straight: BTreeSet<Scope>,
     /// The addresses of its endpoints: if one is a virtual address of another host, that host's backends are dialled.
-    pub dialled: BTreeSet<IpAddr>,
+    pub dialled: Few<IpAddr, ()>,
 }
 
 impl HostDesired {
@@ -241,7 +237,7 @@ pub(super) fn add_view(
                 let key = ServiceKey { host: host.clone(), entry: entry.object.clone(), port: port.number };
                 let found = backends::backends(known, Of { entry, host, port });
                 all_backends.extend(found.backends.iter().cloned());
-                desired.dialled.extend(found.dialled);
+                desired.dialled.extend(found.dialled.into_iter().map(|address| (address, ())));
                 for address in &vips {
                     let frontend = Frontend {
                         scope: scope.clone(),

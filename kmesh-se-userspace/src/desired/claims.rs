@@ -3,12 +3,9 @@
 //! In: [`HostDesired`] values, host by host. Out: the rows that a change touches. Never: a look at hosts that the
 //! change does not touch.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Address, AddressRange, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
+use super::{Address, AddressRange, Few, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
 use crate::model::{HostName, ObjectRef, Transport};
 
 /// Entries of the client's own namespace first, then older ones, then by name.
@@ -18,10 +15,10 @@ type Claim = (bool, Option<jiff::Timestamp>, Option<ObjectRef>, HostName);
 #[derive(Debug, Default)]
 pub struct Desired {
     hosts: BTreeMap<HostName, HostDesired>,
-    frontends: BTreeMap<Frontend, BTreeSet<Claim>>,
-    addresses: BTreeMap<Address, BTreeSet<Claim>>,
+    frontends: BTreeMap<Frontend, Few<Claim, ()>>,
+    addresses: BTreeMap<Address, Few<Claim, ()>>,
     /// Address -> the hosts that have an endpoint there.
-    dialled: BTreeMap<IpAddr, BTreeSet<HostName>>,
+    dialled: BTreeMap<IpAddr, Few<HostName, ()>>,
 }
 
 impl Desired {
@@ -37,7 +34,7 @@ impl Desired {
             for address in previous.tables.addresses.keys() {
                 release(&mut self.addresses, address, &claim(host, &previous, &address.scope));
             }
-            for address in &previous.dialled {
+            for address in previous.dialled.keys() {
                 release(&mut self.dialled, address, host);
             }
             touched.frontends.extend(self.frontends_beside(&previous));
@@ -46,14 +43,14 @@ impl Desired {
         if let Some(desired) = desired {
             for frontend in desired.tables.frontends.keys() {
                 let claim = claim(host, &desired, &frontend.scope);
-                self.frontends.entry(frontend.clone()).or_default().insert(claim);
+                self.frontends.entry(frontend.clone()).or_default().insert(claim, ());
             }
             for address in desired.tables.addresses.keys() {
                 let claim = claim(host, &desired, &address.scope);
-                self.addresses.entry(address.clone()).or_default().insert(claim);
+                self.addresses.entry(address.clone()).or_default().insert(claim, ());
             }
-            for address in &desired.dialled {
-                self.dialled.entry(*address).or_default().insert(host.clone());
+            for address in desired.dialled.keys() {
+                self.dialled.entry(*address).or_default().insert(host.clone(), ());
             }
             touched.frontends.extend(self.frontends_beside(&desired));
             touched.extend(desired.tables.clone().into_keys());
@@ -106,14 +103,17 @@ impl Desired {
 
     /// The hosts that have an endpoint at one of the addresses in `keys`, whose backends may follow from theirs.
     pub fn followers<'a>(&'a self, keys: &'a Keys) -> impl Iterator<Item = &'a HostName> {
-        keys.addresses.iter().filter_map(|address| self.dialled.get(&address.address.single()?)).flatten()
+        keys.addresses
+            .iter()
+            .filter_map(|address| self.dialled.get(&address.address.single()?))
+            .flat_map(Few::keys)
     }
 
     /// The service that `frontend` is to lead to: that of the oldest claim, unless an older host has the address dialled
     /// straight.
     #[must_use]
     pub fn winner_of(&self, frontend: &Frontend) -> Option<&ServiceKey> {
-        let claim = self.frontends.get(frontend)?.first()?;
+        let claim = self.frontends.get(frontend)?.keys().next()?;
         if self.older_straight(claim, frontend).is_some() {
             return None;
         }
@@ -124,15 +124,15 @@ impl Desired {
     /// The host that has `frontend`'s address dialled straight, with an older claim than that of any service.
     #[must_use]
     pub fn straight_at(&self, frontend: &Frontend) -> Option<&HostName> {
-        self.older_straight(self.frontends.get(frontend)?.first()?, frontend)
+        self.older_straight(self.frontends.get(frontend)?.keys().next()?, frontend)
     }
 
     fn older_straight(&self, claim: &Claim, frontend: &Frontend) -> Option<&HostName> {
         let address = Address { scope: frontend.scope.clone(), address: frontend.address };
-        let older = self.addresses.get(&address)?.range(..claim);
+        let older = self.addresses.get(&address)?.before(claim);
         let is_straight =
             |host: &HostName| self.hosts.get(host).is_some_and(|h| h.straight.contains(&address.scope));
-        older.map(|(.., host)| host).find(|host| is_straight(host))
+        older.map(|((.., host), ())| host).find(|host| is_straight(host))
     }
 
     /// The frontends that anybody wants at the addresses that a host has dialled straight.
@@ -174,7 +174,7 @@ impl Desired {
         let rows = self.addresses.range(from..);
         let rows = rows.take_while(move |(at, _)| at.scope == *scope && range.contains(&at.address));
         rows.filter(move |(at, _)| at.address != range)
-            .filter_map(|(at, claims)| Some((at.address, claims.first().map(|(.., host)| host)?)))
+            .filter_map(|(at, claims)| Some((at.address, claims.keys().next().map(|(.., host)| host)?)))
     }
 }
 
@@ -187,11 +187,11 @@ fn claim(host: &HostName, desired: &HostDesired, scope: &Scope) -> Claim {
     (is_foreign, created.flatten(), object, host.clone())
 }
 
-fn winner<'a, K: Ord>(claims: &'a BTreeMap<K, BTreeSet<Claim>>, key: &K) -> Option<&'a HostName> {
-    claims.get(key)?.first().map(|(.., host)| host)
+fn winner<'a, K: Ord>(claims: &'a BTreeMap<K, Few<Claim, ()>>, key: &K) -> Option<&'a HostName> {
+    claims.get(key)?.keys().next().map(|(.., host)| host)
 }
 
-fn release<K: Ord, V: Ord>(claims: &mut BTreeMap<K, BTreeSet<V>>, key: &K, claim: &V) {
+fn release<K: Ord, V: Ord>(claims: &mut BTreeMap<K, Few<V, ()>>, key: &K, claim: &V) {
     if let Some(set) = claims.get_mut(key) {
         set.remove(claim);
         if set.is_empty() {

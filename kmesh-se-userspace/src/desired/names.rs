@@ -2,9 +2,9 @@
 //!
 //! In: made by `desired::build`. Out: read by the DNS server's `NameTable`. Never: a query.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
-use super::Scope;
+use super::{Few, Scope};
 use crate::model::{Namespace, ObjectRef};
 
 /// The answers for one host. A namespace with a view of its own gets that view, all others the mesh's;
@@ -12,7 +12,7 @@ use crate::model::{Namespace, ObjectRef};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameEntry {
     /// View by scope. A namespace whose view is the mesh's has none of its own.
-    pub views: BTreeMap<Scope, NameView>,
+    pub views: Few<Scope, NameView>,
     /// Whether all names that backends come from were answered, or have failed; until then a client is better off to wait.
     /// Not known where the views are built.
     pub is_complete: bool,

@@ -2,16 +2,11 @@
 //!
 //! In: nothing. Out: plain values that `diff` compares. Never: an id, which is the sink's own affair.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
-use super::{AddressRange, Scope};
+use super::{AddressRange, Few, Scope};
 use crate::model::{HostName, ObjectRef, Transport};
 
 /// A virtual address and port as the clients of one scope see it.
@@ -95,11 +90,11 @@ pub struct AddressRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
     /// The backends of each service, sorted.
-    pub services: BTreeMap<ServiceKey, Vec<Backend>>,
+    pub services: Few<ServiceKey, Vec<Backend>>,
     /// The service of each frontend.
-    pub frontends: BTreeMap<Frontend, ServiceKey>,
+    pub frontends: Few<Frontend, ServiceKey>,
     /// The addresses and ranges in use.
-    pub addresses: BTreeMap<Address, AddressRule>,
+    pub addresses: Few<Address, AddressRule>,
 }
 
 /// Which rows: the keys of [`Tables`].
@@ -134,7 +129,7 @@ impl Tables {
     /// The rows `keys`, as far as they are there.
     #[must_use]
     pub fn rows(&self, keys: &Keys) -> Self {
-        fn pick<K: Ord + Clone, V: Clone>(from: &BTreeMap<K, V>, keys: &BTreeSet<K>) -> BTreeMap<K, V> {
+        fn pick<K: Ord + Clone, V: Clone>(from: &Few<K, V>, keys: &BTreeSet<K>) -> Few<K, V> {
             keys.iter().filter_map(|k| Some((k.clone(), from.get(k)?.clone()))).collect()
         }
         Self {

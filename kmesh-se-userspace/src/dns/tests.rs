@@ -1,7 +1,6 @@
 //! The server over real sockets, with a real DNS server behind it; and what the room's tests share.
 
 use std::{
-    collections::BTreeMap,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
@@ -17,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    desired::{NameEntry, NameView, Scope},
+    desired::{Few, NameEntry, NameView, Scope},
     model::{HostName, Kind, Namespace, ObjectRef},
     testing::{Dnsmasq, PATIENCE, free_block, free_port},
 };
@@ -37,7 +36,7 @@ pub(super) fn view(vips: &[&str]) -> NameView {
 }
 
 pub(super) fn entry(vips: &[&str]) -> NameEntry {
-    NameEntry { views: BTreeMap::from([(Scope::Mesh, view(vips))]), is_complete: true }
+    NameEntry { views: Few::from([(Scope::Mesh, view(vips))]), is_complete: true }
 }
 
 /// The same with backends that come from names.
@@ -49,7 +48,7 @@ pub(super) fn resolved(vips: &[&str]) -> NameEntry {
 
 /// An entry that only the clients of `namespace` see.
 pub(super) fn only_for(namespace: &str, vips: &[&str]) -> NameEntry {
-    let views = BTreeMap::from([(Scope::Namespace(Namespace::new(namespace)), view(vips))]);
+    let views = Few::from([(Scope::Namespace(Namespace::new(namespace)), view(vips))]);
     NameEntry { views, is_complete: true }
 }
 

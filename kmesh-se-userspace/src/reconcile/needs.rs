@@ -194,7 +194,7 @@ impl<M: Maps> Reconciler<M> {
         let mut led_to = BTreeSet::new();
         for host in built {
             led_to.extend((self.needs.of.contains_key(host)).then(|| host.clone()));
-            for address in self.desired.get(host).into_iter().flat_map(|built| &built.dialled) {
+            for address in self.desired.get(host).into_iter().flat_map(|built| built.dialled.keys()) {
                 let writers = self.snapshot.writers_of((*address).into()).flat_map(|entry| &entry.hosts);
                 led_to.extend(writers.chain(self.vips.host_of(*address)).cloned());
             }
