@@ -240,7 +240,7 @@ impl<M: Maps> Reconciler<M> {
 
     /// Builds `host` anew; returns the rows that it had or has.
     fn rebuild(&mut self, host: &HostName) -> Keys {
-        let exists = !self.snapshot.entries_of(host).is_empty();
+        let exists = self.snapshot.has_host(host);
         let mut built = exists.then(|| desired::host(self.known(), host));
         if !exists {
             self.names.set(host.clone(), None);
@@ -348,7 +348,7 @@ impl<M: Maps> Reconciler<M> {
     fn in_order_of_age(&self, hosts: &BTreeSet<HostName>) -> Vec<HostName> {
         let mut hosts: Vec<_> = hosts.iter().cloned().collect();
         hosts.sort_by_cached_key(|host| {
-            let oldest = self.snapshot.entries_of(host).first().map(|e| (e.created, e.object.clone()));
+            let oldest = self.snapshot.entries_of(host).next().map(|e| (e.created, e.object.clone()));
             (oldest, host.clone())
         });
         hosts

@@ -175,9 +175,8 @@ impl Agent {
         }
         let is_seen = |host: &&HostName| desired::view_for(snapshot, host, &scope).is_some();
         let report = self.reconciler.report();
-        let is_named = |host: &&HostName| {
-            !snapshot.entries_of(host).is_empty() || report.rejected_for(host).next().is_some()
-        };
+        let is_named =
+            |host: &&HostName| snapshot.has_host(host) || report.rejected_for(host).next().is_some();
         let found = candidates.iter().find(is_seen).or_else(|| candidates.iter().find(is_named));
         found.unwrap_or(name).clone()
     }
@@ -199,7 +198,7 @@ impl Agent {
             None => (host.clone(), desired::view_for(snapshot, host, &scope)),
         };
         let is_concrete = named != *host;
-        let entries = snapshot.entries_of(&named).into_iter().map(|entry| {
+        let entries = snapshot.entries_of(&named).map(|entry| {
             let serves = view.iter().flat_map(|v| &v.entries).find(|(e, _)| e.object == entry.object);
             let serves =
                 serves.iter().flat_map(|(_, ports)| ports).map(|p| (p.number, p.protocol.transport()));

@@ -124,7 +124,10 @@ impl Offline {
         for entry in entries {
             let mut hosts: Vec<_> = entry.hosts.iter().collect();
             hosts.sort();
-            for host in hosts.into_iter().filter(|h| desired::needs_vip(&self.snapshot, h)) {
+            for host in hosts {
+                if pool.get(host).is_some() || !desired::needs_vip(&self.snapshot, host) {
+                    continue;
+                }
                 let is_written = |address| self.snapshot.is_written(address);
                 if let Err(error) = pool.ensure(host, Timestamp::UNIX_EPOCH, is_written) {
                     tracing::warn!(%error, "no virtual address left");

@@ -77,13 +77,6 @@ pub fn view_for<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> O
 }
 
 impl<'a> View<'a> {
-    /// The ports that `entry` contributes, if it does.
-    #[must_use]
-    pub(super) fn ports_of(&self, entry: &Entry) -> Option<&[&'a Port]> {
-        let entry = self.entries.iter().find(|(e, _)| e.object == entry.object);
-        entry.map(|(_, ports)| ports.as_slice())
-    }
-
     /// The entry that gives the view its addresses and resolution.
     #[must_use]
     pub fn primary(&self) -> &Arc<Entry> {
@@ -119,7 +112,7 @@ impl<'a> View<'a> {
 /// Whether some entry of `host` wants a VIP allocated for it.
 #[must_use]
 pub fn needs_vip(snapshot: &Snapshot, host: &HostName) -> bool {
-    snapshot.entries_of(host).iter().any(|entry| lacks_vip(entry, host))
+    snapshot.entries_of(host).any(|entry| lacks_vip(entry, host))
 }
 
 /// Whether `entry` wants a VIP allocated for `host` and has none in its status.
@@ -145,7 +138,7 @@ fn may_allocate(entry: &Entry, host: &HostName) -> bool {
 /// The names that the entries of `host` need resolved.
 #[must_use]
 pub fn wanted_names(snapshot: &Snapshot, host: &HostName) -> BTreeSet<HostName> {
-    let visible = snapshot.entries_of(host).into_iter().filter(|e| e.export_to != ExportTo::Nobody);
+    let visible = snapshot.entries_of(host).filter(|e| e.export_to != ExportTo::Nobody);
     visible.flat_map(|entry| names_of(snapshot, entry, host)).collect()
 }
 
@@ -208,12 +201,9 @@ pub(super) fn namespaces_with_views(snapshot: &Snapshot, host: &HostName) -> BTr
 /// own clients, who then need a view of everybody's ports there.
 fn namespaces_sharing(snapshot: &Snapshot, host: &HostName) -> BTreeSet<Namespace> {
     let mut namespaces = BTreeSet::new();
-    for address in snapshot.entries_of(host).into_iter().flat_map(|entry| entry.own_addresses()) {
-        let of_address: BTreeSet<_> =
-            snapshot.writers_of(address).map(|e| e.object.namespace.clone()).collect();
-        if of_address.len() > 1 {
-            namespaces.extend(of_address);
-        }
+    let addresses: BTreeSet<_> = snapshot.entries_of(host).flat_map(|entry| entry.own_addresses()).collect();
+    for address in addresses.into_iter().filter(|address| snapshot.is_shared(*address)) {
+        namespaces.extend(snapshot.writers_of(address).map(|entry| entry.object.namespace.clone()));
     }
     namespaces
 }

@@ -17,6 +17,8 @@ pub struct Desired {
     hosts: BTreeMap<HostName, HostDesired>,
     frontends: BTreeMap<Frontend, Few<Claim, ()>>,
     addresses: BTreeMap<Address, Few<Claim, ()>>,
+    /// Those of `addresses` by who has them dialled straight.
+    straight: BTreeMap<Address, Few<Claim, ()>>,
     /// Address -> the hosts that have an endpoint there.
     dialled: BTreeMap<IpAddr, Few<HostName, ()>>,
 }
@@ -32,7 +34,9 @@ impl Desired {
                 release(&mut self.frontends, frontend, &claim(host, &previous, &frontend.scope));
             }
             for address in previous.tables.addresses.keys() {
-                release(&mut self.addresses, address, &claim(host, &previous, &address.scope));
+                let claim = claim(host, &previous, &address.scope);
+                release(&mut self.addresses, address, &claim);
+                release(&mut self.straight, address, &claim);
             }
             for address in previous.dialled.keys() {
                 release(&mut self.dialled, address, host);
@@ -47,6 +51,9 @@ impl Desired {
             }
             for address in desired.tables.addresses.keys() {
                 let claim = claim(host, &desired, &address.scope);
+                if desired.straight.contains(&address.scope) {
+                    self.straight.entry(address.clone()).or_default().insert(claim.clone(), ());
+                }
                 self.addresses.entry(address.clone()).or_default().insert(claim, ());
             }
             for address in desired.dialled.keys() {
@@ -129,10 +136,7 @@ impl Desired {
 
     fn older_straight(&self, claim: &Claim, frontend: &Frontend) -> Option<&HostName> {
         let address = Address { scope: frontend.scope.clone(), address: frontend.address };
-        let older = self.addresses.get(&address)?.before(claim);
-        let is_straight =
-            |host: &HostName| self.hosts.get(host).is_some_and(|h| h.straight.contains(&address.scope));
-        older.map(|((.., host), ())| host).find(|host| is_straight(host))
+        self.straight.get(&address)?.before(claim).next().map(|((.., host), ())| host)
     }
 
     /// The frontends that anybody wants at the addresses that a host has dialled straight.

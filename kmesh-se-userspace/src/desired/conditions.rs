@@ -5,7 +5,11 @@
 
 use serde::Serialize;
 
-use super::{Scope, build::lacks_vip, winner};
+use super::{
+    Scope,
+    build::lacks_vip,
+    winner::{self, Ruling},
+};
 use crate::model::{Entry, HostName, Snapshot};
 
 /// A condition in the manner of Kubernetes.
@@ -19,16 +23,17 @@ pub struct Condition {
     pub message: String,
 }
 
-/// That `entry` is accepted, what it loses of `host` in the view of `scope`, and what it was warned of.
+/// That `entry` is accepted, what it loses of `host` by `ruling` in the view of `scope`, and what it was warned of.
 pub(super) fn conditions(
     snapshot: &Snapshot,
+    ruling: &Ruling<'_>,
     host: &HostName,
     scope: &Scope,
     entry: &Entry,
 ) -> Vec<Condition> {
     let mut found =
         vec![Condition { kind: "Accepted", status: "True", reason: "Accepted", message: String::new() }];
-    for loss in winner::losses(snapshot, host, scope, entry) {
+    for loss in winner::losses(ruling, host, scope, entry) {
         found.push(Condition {
             kind: "Shadowed",
             status: "True",

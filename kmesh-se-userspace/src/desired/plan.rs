@@ -2,7 +2,10 @@
 //!
 //! In: the same values as `build`. Out: the JSON that the command line promises. Never: the kernel.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::Serialize;
 
@@ -12,8 +15,11 @@ use super::{
     build, conditions, dynamic_view,
     shadows::shadows,
     view_for,
+    winner::{Ruling, ruling},
 };
-use crate::model::{EndpointAddress, Entry, HostName, Namespace, Protocol, Resolution};
+use crate::model::{
+    EndpointAddress, Entry, HostName, Namespace, ObjectRef, Port, Protocol, Resolution, Snapshot,
+};
 
 /// Everything that clients of one namespace see.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -79,12 +85,15 @@ pub fn plan(known: Known<'_>, leases: &Leases, namespace: &Namespace) -> Plan {
     for host in snapshot.hosts() {
         desired.set(host, Some(build::host(known, host)));
     }
+    let mut seen: BTreeMap<&HostName, Seen<'_>> = BTreeMap::new();
     for entry in snapshot.entries().filter(|e| e.is_visible_to(namespace)) {
         for host in &entry.hosts {
-            let conditions = conditions::conditions(snapshot, host, &scope, entry);
-            let view = view_for(snapshot, host, &scope);
-            let mut service = service(known, vips.get(host), entry, host, view.as_ref(), conditions);
-            if let Some(ports) = view.as_ref().and_then(|view| view.ports_of(entry)) {
+            let seen = seen.entry(host).or_insert_with(|| Seen::new(snapshot, host, &scope));
+            let conditions = conditions::conditions(snapshot, &seen.ruling, host, &scope, entry);
+            let serves = seen.serves.get(&entry.object).map(Vec::as_slice);
+            let addresses = seen.addresses(host, vips.get(host));
+            let mut service = service(known, entry, host, (addresses, serves), conditions);
+            if let Some(ports) = serves {
                 service.conditions.extend(shadows(&desired, host, namespace, &service.vips, ports));
             }
             plan.services.push(service);
@@ -98,9 +107,11 @@ pub fn plan(known: Known<'_>, leases: &Leases, namespace: &Namespace) -> Plan {
     for (host, vips, _) in leases.iter() {
         let Some((wildcard, view)) = dynamic_view(snapshot, host, &scope) else { continue };
         let (addresses, _) = view.vips(host, vips);
-        for (entry, _) in &view.entries {
-            let conditions = conditions::conditions(snapshot, &wildcard, &scope, entry);
-            plan.services.push(service(known, vips, entry, host, Some(&view), conditions));
+        let ruling = ruling(snapshot, &wildcard, &scope);
+        for (entry, ports) in &view.entries {
+            let conditions = conditions::conditions(snapshot, &ruling, &wildcard, &scope, entry);
+            let gets = (addresses.clone(), Some(ports.as_slice()));
+            plan.services.push(service(known, entry, host, gets, conditions));
         }
         plan.names.extend(name(host, &addresses, &view));
     }
@@ -114,16 +125,35 @@ fn name(host: &HostName, addresses: &[AddressRange], view: &View<'_>) -> Option<
     (!addresses.is_empty()).then(|| NamePlan { name: host.clone(), addresses, entry })
 }
 
+/// What clients of one scope see of a host: many entries may name it.
+struct Seen<'a> {
+    ruling: Ruling<'a>,
+    view: Option<View<'a>>,
+    /// Entry -> the ports that it contributes.
+    serves: BTreeMap<&'a ObjectRef, Vec<&'a Port>>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> Self {
+        let view = view_for(snapshot, host, scope);
+        let serving = view.iter().flat_map(|view| &view.entries);
+        let serves = serving.map(|(entry, ports)| (&entry.object, ports.clone())).collect();
+        Self { ruling: ruling(snapshot, host, scope), serves, view }
+    }
+
+    fn addresses(&self, host: &HostName, allocated: Option<&Vips>) -> Vec<AddressRange> {
+        self.view.as_ref().map(|view| view.vips(host, allocated).0).unwrap_or_default()
+    }
+}
+
+/// What `entry` makes of `host`, with the addresses that the host has and the ports that the entry contributes, if it does.
 fn service(
     known: Known<'_>,
-    vips: Option<&Vips>,
     entry: &Entry,
     host: &HostName,
-    view: Option<&View<'_>>,
+    (addresses, serves): (Vec<AddressRange>, Option<&[&Port]>),
     mut conditions: Vec<Condition>,
 ) -> ServicePlan {
-    let (addresses, _) = view.map(|view| view.vips(host, vips)).unwrap_or_default();
-    let serves = view.and_then(|view| view.ports_of(entry));
     let mut ports = Vec::new();
     let mut problems = BTreeSet::new();
     for port in serves.into_iter().flatten() {

@@ -3,6 +3,7 @@
 mod backends;
 mod claims;
 mod generated;
+mod growth;
 mod names;
 mod properties;
 mod ranges;

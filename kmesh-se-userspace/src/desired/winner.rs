@@ -3,7 +3,7 @@
 //! In: the snapshot, a host, whose view. Out: the Service or the entries that win, and why an entry does not. Never:
 //! what the winner makes of it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Scope;
 use crate::model::{ClusterHost, Entry, ExportTo, HostName, Namespace, ObjectRef, Snapshot};
@@ -29,19 +29,20 @@ pub(super) fn winner<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope)
     if let Some(service) = service.filter(|service| Some(&service.object.namespace) == namespace) {
         return Winner::Service(service);
     }
-    let mut visible: Vec<_> = snapshot.entries_of(host);
-    visible.retain(|entry| match namespace {
+    let sees = |entry: &&Arc<Entry>| match namespace {
         None => entry.export_to == ExportTo::All,
         Some(namespace) => entry.is_visible_to(namespace),
-    });
-    let own = visible.iter().copied().find(|entry| Some(&entry.object.namespace) == namespace);
-    match (own, service, visible.first().copied()) {
-        (None, Some(service), _) => Winner::Service(service),
-        (Some(first), ..) | (None, None, Some(first)) => {
-            visible.retain(|entry| entry.object.namespace == first.object.namespace);
-            Winner::Entries(visible)
+    };
+    let own = namespace.and_then(|namespace| snapshot.entries_within(host, namespace).find(sees));
+    if let (None, Some(service)) = (own, service) {
+        return Winner::Service(service);
+    }
+    match own.or_else(|| snapshot.entries_of(host).find(sees)) {
+        Some(first) => {
+            let visible = snapshot.entries_within(host, &first.object.namespace).filter(sees);
+            Winner::Entries(visible.collect())
         }
-        (None, None, None) => Winner::Nobody,
+        None => Winner::Nobody,
     }
 }
 
@@ -58,6 +59,27 @@ pub fn service_that_wins<'a>(
     }
 }
 
+/// Who has a host in one view, and each of its ports.
+#[derive(Clone, Debug)]
+pub(super) struct Ruling<'a> {
+    winner: Winner<'a>,
+    /// Port -> the oldest entry that lists it and has the resolution of the oldest of all.
+    ports: BTreeMap<u16, &'a ObjectRef>,
+}
+
+/// Who has `host` in the view of `scope`, and each of its ports.
+pub(super) fn ruling<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope) -> Ruling<'a> {
+    let winner = winner(snapshot, host, scope);
+    let mut ports = BTreeMap::new();
+    if let Winner::Entries(entries) = &winner {
+        let agree = entries.iter().filter(|entry| entry.resolution == entries[0].resolution);
+        for (port, object) in agree.flat_map(|e| e.ports.iter().map(move |port| (port, &e.object))) {
+            ports.entry(port.number).or_insert(object);
+        }
+    }
+    Ruling { winner, ports }
+}
+
 /// Why an entry does not serve all of a host that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Loss {
@@ -67,10 +89,10 @@ pub(super) struct Loss {
     pub(super) message: String,
 }
 
-/// What `entry` loses of `host` in the view of `scope`, which sees it, and to whom.
-pub(super) fn losses(snapshot: &Snapshot, host: &HostName, scope: &Scope, entry: &Entry) -> Vec<Loss> {
+/// What `entry` loses of `host` by `ruling` in the view of `scope`, which sees it, and to whom.
+pub(super) fn losses(ruling: &Ruling<'_>, host: &HostName, scope: &Scope, entry: &Entry) -> Vec<Loss> {
     let lost = |reason, message| vec![Loss { reason, message }];
-    let entries = match winner(snapshot, host, scope) {
+    let entries = match &ruling.winner {
         Winner::Nobody => return Vec::new(),
         Winner::Service(service) => {
             let message =
@@ -96,19 +118,18 @@ pub(super) fn losses(snapshot: &Snapshot, host: &HostName, scope: &Scope, entry:
         );
         return lost("ResolutionDiffers", message);
     }
-    of_one_namespace(host, &entries, entry)
+    of_one_namespace(host, first, &ruling.ports, entry)
 }
 
-/// What `entry` loses to older ones of its namespace that agree on the resolution.
-fn of_one_namespace(host: &HostName, entries: &[&Arc<Entry>], entry: &Entry) -> Vec<Loss> {
-    let older: Vec<_> = entries.iter().take_while(|e| e.object != entry.object).collect();
-    let has = |number| -> Option<&ObjectRef> {
-        let agree = older.iter().filter(|e| e.resolution == entry.resolution);
-        agree
-            .map(|e| (e, &e.ports))
-            .find(|(_, ports)| ports.iter().any(|p| p.number == number))
-            .map(|(e, _)| &e.object)
-    };
+/// What `entry` loses to older ones of its namespace that agree on the resolution, of which `first` is the oldest; `owners` have
+/// the ports.
+fn of_one_namespace(
+    host: &HostName,
+    first: &Entry,
+    owners: &BTreeMap<u16, &ObjectRef>,
+    entry: &Entry,
+) -> Vec<Loss> {
+    let has = |number| owners.get(&number).filter(|owner| ***owner != entry.object);
     let taken: Vec<_> = entry.ports.iter().filter_map(|p| Some((p.number, has(p.number)?))).collect();
     let mut losses = Vec::new();
     if !taken.is_empty() || entry.ports.is_empty() {
@@ -118,11 +139,7 @@ fn of_one_namespace(host: &HostName, entries: &[&Arc<Entry>], entry: &Entry) -> 
         let message = format!("clients of this namespace get {host}, {list}, which is older");
         losses.push(Loss { reason, message });
     }
-    if let Some(first) = entries.first()
-        && taken.len() < entry.ports.len()
-        && !entry.addresses.is_empty()
-        && entry.addresses != first.addresses
-    {
+    if taken.len() < entry.ports.len() && !entry.addresses.is_empty() && entry.addresses != first.addresses {
         let message = format!(
             "{host} has the addresses of {}, which is older; those written here are not used",
             first.object

@@ -28,11 +28,44 @@ pub struct Snapshot {
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
     namespaces: BTreeMap<Arc<str>, Arc<KubeNamespace>>,
     place: Place,
-    by_host: BTreeMap<HostName, BTreeSet<ObjectRef>>,
+    by_host: BTreeMap<HostName, Named>,
     /// The entries with a selector that can select something.
     selecting: BTreeSet<ObjectRef>,
     /// Address -> the entries that write it or have it in their status.
     written: BTreeMap<IpNet, BTreeSet<ObjectRef>>,
+}
+
+/// When an entry was made, and its name: the order in which entries win. One without a time is the oldest.
+type Age = (Option<jiff::Timestamp>, ObjectRef);
+
+/// The entries that name one host, the oldest first: all of them, and those of each namespace. Many entries may name one host,
+/// and each view of it is to be found without a look at all of them.
+#[derive(Clone, Debug, Default)]
+struct Named {
+    all: BTreeMap<Age, Arc<Entry>>,
+    of_namespace: BTreeMap<Namespace, BTreeMap<Age, Arc<Entry>>>,
+}
+
+impl Named {
+    fn insert(&mut self, entry: &Arc<Entry>) {
+        let age = (entry.created, entry.object.clone());
+        let own = self.of_namespace.entry(entry.object.namespace.clone()).or_default();
+        own.insert(age.clone(), entry.clone());
+        self.all.insert(age, entry.clone());
+    }
+
+    /// Says whether none is left.
+    fn remove(&mut self, entry: &Entry) -> bool {
+        let age = (entry.created, entry.object.clone());
+        if let Some(own) = self.of_namespace.get_mut(&entry.object.namespace) {
+            own.remove(&age);
+            if own.is_empty() {
+                self.of_namespace.remove(&entry.object.namespace);
+            }
+        }
+        self.all.remove(&age);
+        self.all.is_empty()
+    }
 }
 
 impl Snapshot {
@@ -61,7 +94,7 @@ impl Snapshot {
         let mut touched = self.take_entry(&entry.object);
         self.revision += 1;
         for host in &entry.hosts {
-            self.by_host.entry(host.clone()).or_default().insert(entry.object.clone());
+            self.by_host.entry(host.clone()).or_default().insert(&entry);
             touched.insert(host.clone());
         }
         for address in entry.own_addresses() {
@@ -148,11 +181,8 @@ impl Snapshot {
         let Some(entry) = self.entries.remove(object) else { return BTreeSet::new() };
         let mut touched: BTreeSet<_> = entry.hosts.iter().cloned().collect();
         for host in &entry.hosts {
-            if let Some(objects) = self.by_host.get_mut(host) {
-                objects.remove(object);
-                if objects.is_empty() {
-                    self.by_host.remove(host);
-                }
+            if self.by_host.get_mut(host).is_some_and(|named| named.remove(&entry)) {
+                self.by_host.remove(host);
             }
         }
         for address in entry.own_addresses() {
@@ -171,19 +201,35 @@ impl Snapshot {
     /// The hosts that share `address` with an entry of `namespace`, if entries of other namespaces do: they have views of
     /// each other.
     fn hosts_sharing(&self, address: IpNet, namespace: &Namespace) -> BTreeSet<HostName> {
-        if self.writers_of(address).all(|entry| entry.object.namespace == *namespace) {
+        let has_others = match self.namespaces_at(address) {
+            Some((first, last)) => first != namespace || last != namespace,
+            None => false,
+        };
+        if !has_others {
             return BTreeSet::new();
         }
         self.writers_of(address).flat_map(|entry| entry.hosts.clone()).collect()
     }
 
     /// The entries that name `host`, the oldest first, then by namespace and name.
+    pub fn entries_of(&self, host: &HostName) -> impl Iterator<Item = &Arc<Entry>> + Clone {
+        self.by_host.get(host).into_iter().flat_map(|named| named.all.values()).inspect(looked_at)
+    }
+
+    /// Those of `namespace`, in the same order.
+    pub fn entries_within(
+        &self,
+        host: &HostName,
+        namespace: &Namespace,
+    ) -> impl Iterator<Item = &Arc<Entry>> + Clone {
+        let own = self.by_host.get(host).and_then(|named| named.of_namespace.get(namespace));
+        own.into_iter().flat_map(BTreeMap::values).inspect(looked_at)
+    }
+
+    /// Whether some entry names `host`.
     #[must_use]
-    pub fn entries_of(&self, host: &HostName) -> Vec<&Arc<Entry>> {
-        let mut found: Vec<_> =
-            self.by_host.get(host).into_iter().flatten().filter_map(|o| self.entries.get(o)).collect();
-        found.sort_by_key(|e| e.age_order());
-        found
+    pub fn has_host(&self, host: &HostName) -> bool {
+        self.by_host.contains_key(host)
     }
 
     /// The workloads that `entry` selects; none without a selector or with an empty one.
@@ -242,7 +288,19 @@ impl Snapshot {
     /// The entries that write `address`, which may be a range, or have it in their status.
     pub fn writers_of(&self, address: IpNet) -> impl Iterator<Item = &Arc<Entry>> {
         let objects = self.written.get(&address).into_iter().flatten();
-        objects.filter_map(|object| self.entries.get(object))
+        objects.filter_map(|object| self.entries.get(object)).inspect(looked_at)
+    }
+
+    /// Whether entries of several namespaces write `address` or have it in their status.
+    #[must_use]
+    pub fn is_shared(&self, address: IpNet) -> bool {
+        self.namespaces_at(address).is_some_and(|(first, last)| first != last)
+    }
+
+    /// The first and the last of the namespaces that write `address`.
+    fn namespaces_at(&self, address: IpNet) -> Option<(&Namespace, &Namespace)> {
+        let objects = self.written.get(&address)?;
+        Some((&objects.first()?.namespace, &objects.last()?.namespace))
     }
 
     /// Whether some entry writes `address` or has it in its status, so that it is not free for allocation.
@@ -302,6 +360,18 @@ impl Snapshot {
 /// Objects of a kind are sorted by namespace: the place where those of `namespace` begin.
 fn from_namespace(kind: Kind, namespace: &Namespace) -> RangeFrom<ObjectRef> {
     ObjectRef { kind, namespace: namespace.clone(), name: "".into() }..
+}
+
+/// Counts the entries that are looked at, for tests that say how work grows.
+fn looked_at(_entry: &&Arc<Entry>) {
+    #[cfg(test)]
+    LOOKED_AT.with(|count| count.set(count.get() + 1));
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many entries this thread has looked at.
+    pub(crate) static LOOKED_AT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 impl Entry {

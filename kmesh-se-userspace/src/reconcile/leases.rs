@@ -73,7 +73,7 @@ impl<M: Maps> Reconciler<M> {
 
     /// Whether a service is that of a concrete name, rather than of an entry that names the same host.
     fn is_concrete(&self, key: &ServiceKey) -> bool {
-        !self.snapshot.entries_of(&key.host).iter().any(|entry| entry.object == key.entry)
+        !self.snapshot.entries_of(&key.host).any(|entry| entry.object == key.entry)
     }
 
     /// Ends the use of a quiet name, unless its services have new connections.
@@ -106,7 +106,7 @@ impl<M: Maps> Reconciler<M> {
         let snapshot = &self.snapshot;
         if let Err(error) = self.leases.ensure_vips(host, now, |address| snapshot.is_written(address)) {
             let mut above = desired::wildcards_above(host);
-            let wildcard = above.find(|wildcard| !snapshot.entries_of(wildcard).is_empty());
+            let wildcard = above.find(|wildcard| snapshot.has_host(wildcard));
             let error = format!("{error}: --dynamic-v4, --dynamic-v6");
             if self.report.set_full(wildcard.as_ref().unwrap_or(host), error.clone(), now) {
                 tracing::warn!(host = %host, error, "no virtual address for a name");

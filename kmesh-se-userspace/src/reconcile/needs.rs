@@ -209,13 +209,13 @@ impl<M: Maps> Reconciler<M> {
         let entries = self.snapshot.entries_of(host);
         let is_endpoint = || self.needs.dependents(host).any(|of| of != host);
         let is_dialled = || {
-            let in_status = entries.iter().flat_map(|entry| &entry.status_addresses).map(|(at, _)| *at);
+            let in_status = entries.clone().flat_map(|entry| &entry.status_addresses).map(|(at, _)| *at);
             let allocated = self.vips.get(host).into_iter().flat_map(desired::Vips::iter);
             in_status.chain(allocated).any(|address| self.desired.is_dialled(address))
         };
         host.is_wildcard()
             || self.leases.contains(host)
-            || entries.iter().any(|e| e.export_to != ExportTo::Nobody && !e.addresses.is_empty())
+            || entries.clone().any(|e| e.export_to != ExportTo::Nobody && !e.addresses.is_empty())
             || is_endpoint()
             || is_dialled()
     }

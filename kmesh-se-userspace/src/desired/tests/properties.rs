@@ -150,7 +150,7 @@ pub(super) fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables
 pub(super) fn allocate(snapshot: &Snapshot) -> VipPool {
     let mut pool = VipPool::new(VipRanges::default());
     let mut hosts: Vec<_> = snapshot.hosts().filter(|h| needs_vip(snapshot, h)).collect();
-    hosts.sort_by_cached_key(|h| (snapshot.entries_of(h).first().map(|e| (e.created, e.object.clone())), *h));
+    hosts.sort_by_cached_key(|h| (snapshot.entries_of(h).next().map(|e| (e.created, e.object.clone())), *h));
     for host in hosts {
         pool.ensure(host, Timestamp::UNIX_EPOCH, |a| snapshot.is_written(a)).expect("there is room");
     }
@@ -198,7 +198,7 @@ proptest! {
                 }
             }
             let mut rebuild = |name: &HostName, desired: &mut Desired| {
-                let exists = !snapshot.entries_of(name).is_empty();
+                let exists = snapshot.has_host(name);
                 let built = exists.then(|| host(known(&snapshot, &answers(), &pool), name));
                 let touched = desired.set(name, built);
                 // What is not touched keeps its rows.
@@ -249,7 +249,7 @@ proptest! {
         for object in objects {
             for name in snapshot.remove(&object) {
                 desired.set(&name, None.or_else(|| {
-                    let exists = !snapshot.entries_of(&name).is_empty();
+                    let exists = snapshot.has_host(&name);
                     exists.then(|| host(known(&snapshot, &answers(), &pool), &name))
                 }));
             }
