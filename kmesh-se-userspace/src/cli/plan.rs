@@ -46,13 +46,15 @@ pub struct Args {
     #[arg(long, env = "KMESH_SE_HOSTS", value_name = "FILE")]
     pub hosts: Option<PathBuf>,
 
-    /// What happens to connections to hosts that no entry names. Only `allow-any` is built: they pass.
+    /// What happens to connections to what no entry lists. `registry-only` shows what a client would lose if they were refused;
+    /// the agent does not refuse them.
     #[arg(long, env = "KMESH_SE_OUTBOUND_POLICY", value_enum, default_value_t, value_name = "POLICY")]
     pub outbound_policy: OutboundPolicy,
 }
 
 /// See [`Args::outbound_policy`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OutboundPolicy {
     /// They pass unchanged.
     #[default]
@@ -66,6 +68,9 @@ struct Report {
     #[serde(flatten)]
     plan: Plan,
     rejected: Vec<Rejected>,
+    /// Said when it is not the usual one.
+    #[serde(rename = "outboundPolicy", skip_serializing_if = "Option::is_none")]
+    policy: Option<OutboundPolicy>,
 }
 
 /// Runs the command.
@@ -77,15 +82,15 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
 }
 
 fn run_with(args: &Args, stdin: &mut dyn Read, output: &mut Output) -> anyhow::Result<Answer> {
-    anyhow::ensure!(
-        args.outbound_policy == OutboundPolicy::AllowAny,
-        "--outbound-policy registry-only is not built yet; connections to unknown hosts pass"
-    );
     let offline = Offline::read(&args.inputs, args.hosts.as_deref(), args.place.place(), stdin)?;
     let vips = offline.vips();
     let leases = offline.leases(&args.namespace);
-    let plan = desired::plan(offline.known(&vips), &leases, &args.namespace);
-    let report = Report { plan, rejected: offline.rejected };
+    let mut plan = desired::plan(offline.known(&vips), &leases, &args.namespace);
+    let policy = Some(args.outbound_policy).filter(|policy| *policy == OutboundPolicy::RegistryOnly);
+    if policy.is_some() {
+        desired::registry_only(&mut plan, &offline.snapshot);
+    }
+    let report = Report { plan, rejected: offline.rejected, policy };
     output.print(&report, text)?;
     Ok(if report.rejected.is_empty() { Answer::Yes } else { Answer::No })
 }
@@ -95,6 +100,9 @@ fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
         writeln!(out, "No ServiceEntry that this namespace sees.")?;
     } else {
         services(report, out)?;
+    }
+    if report.policy.is_some() {
+        writeln!(out, "Connections to anything else would be refused; the agent lets them pass.")?;
     }
     for rejected in &report.rejected {
         let named = |text: &str| if text.is_empty() { "-".to_owned() } else { visible(text) };

@@ -127,3 +127,47 @@ fn virtual_addresses_depend_on_age_and_name_and_not_on_the_order_of_the_input() 
         assert_eq!(names(parts.map(String::as_str)), expected);
     }
 }
+
+#[test]
+fn registry_only_says_what_a_client_would_lose() {
+    let entry = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  hosts: \
+             ['{name}.com']\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  {spec}\n---\n"
+        )
+    };
+    let input = [
+        entry("known", "resolution: STATIC\n  endpoints: [{address: 10.0.0.1}]"),
+        entry("straight", "resolution: NONE"),
+        entry("range", "resolution: NONE\n  addresses: [10.0.0.0/8]"),
+        entry("*.names", "resolution: DYNAMIC_DNS").replace("name: *.names", "name: names"),
+        entry("*.wild", "resolution: STATIC\n  endpoints: [{address: 10.0.0.1}]")
+            .replace("name: *.wild", "name: wild"),
+    ]
+    .concat();
+    let told = |flags: &[&str]| -> Vec<String> {
+        let (_, plan) = plan(flags, &input);
+        assert_eq!(plan["rejected"], json!([]));
+        assert_eq!(plan["outboundPolicy"].as_str(), flags.last().copied());
+        let services = plan["services"].as_array().expect("a list").iter();
+        let reasons = |service: &Value| {
+            let conditions = service["conditions"].as_array().expect("a list").iter();
+            conditions.filter_map(|c| c["reason"].as_str()).map(str::to_owned).collect::<Vec<_>>().join(" ")
+        };
+        services
+            .map(|s| format!("{} {} {}", s["host"], s["ports"][0]["mode"], reasons(s)).replace('"', ""))
+            .collect()
+    };
+    let (open, closed) = (told(&[]), told(&["--outbound-policy", "registry-only"]));
+    let added: Vec<_> =
+        closed.iter().zip(&open).filter(|(closed, open)| closed != open).map(|(closed, _)| closed).collect();
+    assert_eq!(
+        added,
+        [
+            "range.com passthrough Accepted OtherPortsRefused",
+            "straight.com unsupported Accepted RefusedByPolicy",
+            "*.wild.com unsupported Accepted NoAddress RefusedByPolicy",
+        ],
+        "{closed:?}"
+    );
+}
