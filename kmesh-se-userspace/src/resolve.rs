@@ -23,12 +23,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::lookup::Upstreams;
+#[cfg(test)]
+pub(crate) use self::state::Family;
 pub use self::{
     config::{ResolveConfig, ResolveError, system_search, system_servers},
     state::{NO_ADDRESS, NO_SUCH_NAME},
 };
-use self::{
-    lookup::{LookupError, Upstreams},
+pub(crate) use self::{
+    lookup::LookupError,
     state::{Ask, Outcome, Schedule},
 };
 use crate::model::{Addresses, HostName};

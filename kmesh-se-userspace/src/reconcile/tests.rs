@@ -6,6 +6,7 @@ mod demand;
 mod failures;
 mod generated;
 mod scenarios;
+mod timeline;
 mod uses;
 
 use std::{
@@ -50,6 +51,7 @@ struct Node {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Effects {
     want: BTreeSet<HostName>,
+    rest: BTreeSet<HostName>,
     unwant: BTreeSet<HostName>,
     must_save: bool,
     hosts: BTreeSet<HostName>,
@@ -118,6 +120,7 @@ impl Node {
         let step = self.reconciler.prepare(self.now);
         let effects = Effects {
             want: step.want.clone(),
+            rest: step.rest.clone(),
             unwant: step.unwant.clone(),
             must_save: step.must_save,
             hosts: step.touched.keys().cloned().collect(),

@@ -28,7 +28,7 @@ use crate::model::HostName;
 
 /// Why a query said nothing about the name.
 #[derive(Debug, Error)]
-pub(super) enum LookupError {
+pub(crate) enum LookupError {
     #[error("there is no DNS server to ask; name one with --resolver")]
     NoServer,
     #[error("{name} is not a DNS name: {detail}")]

@@ -24,7 +24,7 @@ const JITTER_MAX: Duration = Duration::from_secs(3);
 
 /// Which records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Family {
+pub(crate) enum Family {
     /// A.
     V4,
     /// AAAA.
@@ -33,16 +33,16 @@ pub(super) enum Family {
 
 /// One query to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ask {
-    pub(super) name: HostName,
-    pub(super) family: Family,
+pub(crate) struct Ask {
+    pub(crate) name: HostName,
+    pub(crate) family: Family,
     /// Which wanting of the name this is for: an answer from before an `unwant` is not taken.
     generation: u64,
 }
 
 /// What one query found.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// Addresses of the family, at least one, in the order of the answer, for as long as the shortest link of
     /// the chain lives.
     Records { addresses: Vec<IpAddr>, ttl: Duration },
@@ -53,7 +53,7 @@ pub(super) enum Outcome {
 }
 
 /// Everything about the wanted names.
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     config: ResolveConfig,
     names: BTreeMap<HostName, Name>,
     /// What is asked when; a query under way is not in it.
@@ -88,12 +88,12 @@ struct FamilyState {
 }
 
 impl Schedule {
-    pub(super) fn new(config: ResolveConfig) -> Self {
+    pub(crate) fn new(config: ResolveConfig) -> Self {
         Self { config, names: BTreeMap::new(), queue: BTreeSet::new(), generation: 0 }
     }
 
     /// Adds a name, or wakes one that rests: due at once. False if it is there already.
-    pub(super) fn want(
+    pub(crate) fn want(
         &mut self,
         now: Instant,
         name: HostName,
@@ -131,7 +131,7 @@ impl Schedule {
     }
 
     /// Has a name asked for only so often that its addresses never get too old.
-    pub(super) fn rest(&mut self, now: Instant, name: &HostName) {
+    pub(crate) fn rest(&mut self, now: Instant, name: &HostName) {
         let rest = self.config.rest();
         if let Some(state) = self.names.get_mut(name) {
             state.rests = true;
@@ -153,7 +153,7 @@ impl Schedule {
         }
     }
 
-    pub(super) fn unwant(&mut self, name: &HostName) {
+    pub(crate) fn unwant(&mut self, name: &HostName) {
         let Some(state) = self.names.remove(name) else { return };
         for (family, due) in [(Family::V4, state.v4.due), (Family::V6, state.v6.due)] {
             if let Some(due) = due {
@@ -163,7 +163,7 @@ impl Schedule {
     }
 
     /// Takes what is due, at most `limit`, the longest overdue first.
-    pub(super) fn start_due(&mut self, now: Instant, limit: usize) -> Vec<Ask> {
+    pub(crate) fn start_due(&mut self, now: Instant, limit: usize) -> Vec<Ask> {
         let mut asks = Vec::new();
         while asks.len() < limit {
             if self.next_due().is_none_or(|due| due > now) {
@@ -178,12 +178,12 @@ impl Schedule {
     }
 
     /// When something is due next.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.queue.first().map(|(due, ..)| *due)
     }
 
     /// Takes what a query found. `jitter` is a random number from 0 to 1.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         &mut self,
         now: Instant,
         ask: &Ask,
@@ -216,7 +216,7 @@ impl Schedule {
         Some(Update { name: ask.name.clone(), addresses, is_complete, has_failed })
     }
 
-    pub(super) fn status(&self, now: Instant) -> Vec<NameStatus> {
+    pub(crate) fn status(&self, now: Instant) -> Vec<NameStatus> {
         self.names.iter().map(|(name, state)| state.status(now, name)).collect()
     }
 }

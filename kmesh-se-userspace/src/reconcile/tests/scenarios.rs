@@ -9,7 +9,10 @@ use hickory_proto::{
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use serde::Deserialize;
 
-use super::*;
+use super::{
+    timeline::{Then, Timeline},
+    *,
+};
 use crate::{
     dns::{self, Decision, Transport, Waited},
     model::{Issue, Place},
@@ -37,12 +40,18 @@ struct Scenario {
     /// The answers: name -> addresses. A name that is not here is never answered.
     #[serde(default)]
     dns: BTreeMap<String, Vec<String>>,
+    /// Whether nobody asks for hosts but by what is written here; else clients ask for all that there are.
+    #[serde(default)]
+    unasked: bool,
     expect: Expect,
+    /// What happens after that, one after the other.
+    #[serde(default)]
+    then: Vec<Then>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Expect {
+pub(super) struct Expect {
     /// `SCOPE ADDRESS:PORT TRANSPORT -> BACKEND…`; a backend's weight is written unless it is 1.
     #[serde(default)]
     frontends: Vec<String>,
@@ -88,6 +97,9 @@ fn every_scenario_ends_as_it_says_in_any_order_and_leaves_nothing() {
         let mut objects = objects(&scenario.objects);
         let run = |objects: &[Object], order: &str| {
             scenario.run(objects, &format!("{name}, {order}"));
+            if !scenario.then.is_empty() {
+                scenario.run_over_time(objects, &format!("{name}, {order}, over time"));
+            }
             scenario.run_one_by_one(objects, &format!("{name}, {order}, one by one"));
         };
         run(&objects, "as written");
@@ -111,13 +123,34 @@ impl Scenario {
         node.step_if_dirty();
         self.answer(&mut node);
         self.ask(&mut node);
-        self.check(&node, what);
-        self.connect(&mut node, what);
+        self.expect.check(&node, what);
+        self.expect.connect(&mut node, what);
         // In the same order: what came first goes first.
         for object in objects {
             node.reconciler.event(Event::Delete(object.object_ref()));
         }
         node.step_if_dirty();
+        self.check_gone(&node, what);
+    }
+
+    /// The same by the real schedule of queries, and what comes after.
+    fn run_over_time(&self, objects: &[Object], what: &str) {
+        let (mut node, mut time) = (self.node(), Timeline::new(&self.dns));
+        for object in objects {
+            node.reconciler.event(Event::Apply(object.clone()));
+        }
+        node.reconciler.event(Event::Synced);
+        time.settle(&mut node);
+        time.ask(&mut node, &self.asks);
+        self.expect.check(&node, what);
+        let mut all: BTreeSet<_> = objects.iter().map(Object::object_ref).collect();
+        for (number, then) in self.then.iter().enumerate() {
+            time.play(&mut node, then);
+            time.check(&mut node, then, &format!("{what}, then {}", number + 1));
+            all.extend(super::objects(&then.apply).iter().map(Object::object_ref));
+        }
+        all.into_iter().for_each(|object| node.reconciler.event(Event::Delete(object)));
+        time.settle(&mut node);
         self.check_gone(&node, what);
     }
 
@@ -135,7 +168,7 @@ impl Scenario {
         if self.expect.frontends.iter().any(is_allocated) {
             assert!(!node.frontends().is_empty(), "{what}");
         } else {
-            self.check(&node, what);
+            self.expect.check(&node, what);
         }
         for object in objects.iter().rev() {
             node.reconciler.event(Event::Delete(object.object_ref()));
@@ -146,7 +179,10 @@ impl Scenario {
 
     fn node(&self) -> Node {
         let locality = self.locality.as_deref().map(|text| text.parse().expect("a locality"));
-        Node::at(Place { locality: locality.unwrap_or_default(), node: self.node.clone() }, self.ranges)
+        let place = Place { locality: locality.unwrap_or_default(), node: self.node.clone() };
+        let mut node = Node::at(place, self.ranges);
+        node.asks = !self.unasked;
+        node
     }
 
     fn ask(&self, node: &mut Node) {
@@ -169,8 +205,28 @@ impl Scenario {
         }
     }
 
-    fn check(&self, node: &Node, what: &str) {
-        let mut frontends = self.expect.frontends.clone();
+    fn check_gone(&self, node: &Node, what: &str) {
+        node.assert_empty();
+        for (namespace, names) in &self.expect.names {
+            for name in names.keys() {
+                assert!(
+                    node.query(namespace, name).is_empty(),
+                    "{what}: {name} is still answered in {namespace}"
+                );
+            }
+        }
+        for (namespace, queries) in &self.expect.answers {
+            for query in queries.keys() {
+                assert_eq!(node.reply(namespace, query), ["forwarded"], "{what}: {query} in {namespace}");
+            }
+        }
+    }
+}
+
+impl Expect {
+    /// Whether a node is so.
+    pub(super) fn check(&self, node: &Node, what: &str) {
+        let mut frontends = self.frontends.clone();
         frontends.sort();
         assert_eq!(node.frontends(), frontends, "{what}: frontends");
         assert_eq!(
@@ -178,12 +234,12 @@ impl Scenario {
             frontends.len(),
             "{what}: frontends in the maps"
         );
-        for (namespace, names) in &self.expect.names {
+        for (namespace, names) in &self.names {
             for (name, addresses) in names {
                 assert_eq!(node.query(namespace, name), *addresses, "{what}: {name} in {namespace}");
             }
         }
-        for (namespace, queries) in &self.expect.answers {
+        for (namespace, queries) in &self.answers {
             for (query, records) in queries {
                 assert_eq!(node.reply(namespace, query), *records, "{what}: {query} in {namespace}");
             }
@@ -193,21 +249,22 @@ impl Scenario {
             let reasons = |said| issues(said).iter().map(|issue| issue.reason.to_owned()).collect();
             objects.map(|(o, said)| (format!("{}/{}", o.namespace, o.name), reasons(said))).collect()
         };
-        assert_eq!(told(|said| &said.errors), self.expect.rejected, "{what}: rejected");
-        if !self.expect.warned.is_empty() {
-            assert_eq!(told(|said| &said.warnings), self.expect.warned, "{what}: warned");
+        assert_eq!(told(|said| &said.errors), self.rejected, "{what}: rejected");
+        if !self.warned.is_empty() {
+            assert_eq!(told(|said| &said.warnings), self.warned, "{what}: warned");
         }
-        for (namespace, expected) in &self.expect.conditions {
+        for (namespace, expected) in &self.conditions {
             assert_eq!(node.conditions(namespace), *expected, "{what}: conditions for {namespace}");
         }
         let resolved: Vec<_> = node.wanted.iter().map(ToString::to_string).collect();
-        assert_eq!(resolved, self.expect.resolved, "{what}: resolved names");
-        let failures = self.expect.failures.iter().map(|(host, reason)| (host.clone(), reason.as_str()));
+        assert_eq!(resolved, self.resolved, "{what}: resolved names");
+        let failures = self.failures.iter().map(|(host, reason)| (host.clone(), reason.as_str()));
         assert_eq!(node.failures(), failures.collect::<Vec<_>>(), "{what}");
     }
 
-    fn connect(&self, node: &mut Node, what: &str) {
-        for (namespace, connects) in &self.expect.connects {
+    /// Whether its clients meet what is expected.
+    pub(super) fn connect(&self, node: &mut Node, what: &str) {
+        for (namespace, connects) in &self.connects {
             let enrolment = Enrolment { level: 1, namespace: Some(Namespace::new(namespace)), dns_port: 0 };
             node.reconciler.sink_mut().enrol(1, enrolment).expect("there is room");
             for (to, expected) in connects {
@@ -224,23 +281,6 @@ impl Scenario {
                 assert_eq!(met, *expected, "{what}: {namespace} to {to}");
             }
             node.reconciler.sink_mut().unenrol(1).expect("memory does not fail");
-        }
-    }
-
-    fn check_gone(&self, node: &Node, what: &str) {
-        node.assert_empty();
-        for (namespace, names) in &self.expect.names {
-            for name in names.keys() {
-                assert!(
-                    node.query(namespace, name).is_empty(),
-                    "{what}: {name} is still answered in {namespace}"
-                );
-            }
-        }
-        for (namespace, queries) in &self.expect.answers {
-            for query in queries.keys() {
-                assert_eq!(node.reply(namespace, query), ["forwarded"], "{what}: {query} in {namespace}");
-            }
         }
     }
 }
