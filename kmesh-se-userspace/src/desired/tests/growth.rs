@@ -6,8 +6,11 @@ use crate::{
     model::LOOKED_AT,
 };
 
+/// The entry of a number.
+type Shape = fn(u16) -> Entry;
+
 /// How many entries are looked at to build and plan `count` entries of this shape.
-fn work(count: u16, shape: fn(u16) -> Entry) -> u64 {
+fn work(count: u16, shape: Shape) -> u64 {
     let before = LOOKED_AT.get();
     let snapshot = snapshot((0..count).map(shape));
     let (resolved, vips) = (Resolved::new(), VipPool::new(VipRanges::default()));
@@ -37,7 +40,7 @@ fn work_grows_with_the_number_of_entries_and_not_with_its_square() {
             e.ports = vec![port(n + 1, "http")];
         })
     };
-    let shapes: [(&str, fn(u16) -> Entry); 3] =
+    let shapes: [(&str, Shape); 3] =
         [("one host", of_one_host), ("many namespaces", in_many_namespaces), ("one address", at_one_address)];
     for (what, shape) in shapes {
         let (few, many) = (work(100, shape), work(400, shape));
