@@ -67,8 +67,10 @@ impl Run {
         sweep();
         loop {
             let id = format!("{:08x}", std::hash::RandomState::new().build_hasher().finish() as u32);
+            // While a signal is handled, nothing begins any more.
+            let mut live = live();
             if let Some(lock) = take_lock(&id)? {
-                live().insert(id.clone());
+                live.insert(id.clone());
                 return Ok(Run { id, _lock: lock });
             }
         }
@@ -189,7 +191,8 @@ fn owned_cgroups(id: &str) -> Vec<PathBuf> {
     cgroup::of_run(id).into_iter().filter(|path| path.is_dir()).collect()
 }
 
-/// Processes that carry the run's variable, or are in one of its network namespaces or cgroups.
+/// Processes that carry the run's variable, or are in one of its network namespaces or cgroups, and have not ended: one that
+/// nobody has waited for yet still has a cgroup.
 fn processes(id: &str) -> Vec<Pid> {
     let identity = |path: PathBuf| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     let namespaces: Vec<_> = owned_names(NAMESPACES, id)
@@ -200,6 +203,9 @@ fn processes(id: &str) -> Vec<Pid> {
     let group = format!("/{PREFIX}{id}");
     let is_owned = |pid: &i32| {
         let process = PathBuf::from(format!("/proc/{pid}"));
+        if fs::read_to_string(process.join("stat")).is_ok_and(|stat| has_ended(&stat)) {
+            return false;
+        }
         let environment = fs::read(process.join("environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
             || identity(process.join("ns/net")).is_some_and(|ours| namespaces.contains(&ours))
@@ -209,6 +215,11 @@ fn processes(id: &str) -> Vec<Pid> {
     let own = std::process::id().cast_signed();
     let pids = names_in(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
     pids.filter(|pid| *pid != own).filter(is_owned).map(Pid::from_raw).collect()
+}
+
+/// Of `/proc/PID/stat`: `7 (its name) Z 1 …`.
+fn has_ended(stat: &str) -> bool {
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// Of a line of `/proc/PID/cgroup`: `0::/path`, `4:memory:/path`.
@@ -320,6 +331,13 @@ mod tests {
         for other in ["kmse-0123abcde", "kmse-0123ABCD", "kmse-short", "cni-0123abcd", "kmse-"] {
             assert_eq!(id_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_zombie_has_ended_whatever_its_name_is() {
+        assert!(has_ended("7 (a) S (b) Z 1 7 7 0 -1"));
+        assert!(!has_ended("7 (a) Z (b) S 1 7 7 0 -1"));
+        assert!(!has_ended(""));
     }
 
     #[test]
