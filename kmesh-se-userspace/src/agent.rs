@@ -21,8 +21,8 @@ mod surroundings;
 mod trace;
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, os::unix::net::UnixListener as StdUnixListener, sync::Arc,
-    time::Duration,
+    collections::BTreeMap, net::SocketAddr, os::unix::net::UnixListener as StdUnixListener, path::PathBuf,
+    sync::Arc, time::Duration,
 };
 
 use anyhow::Context;
@@ -91,18 +91,21 @@ const QUEUE: usize = 1024;
 /// # Errors
 /// Something that the agent needs is missing; the message says what and how to get it.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
-    let attach_path = place::attach_path(&args).await?;
-    let input = Input::open(&args).await?;
-    let around = Surroundings::find(&args, &input).await?;
     // Before anything is made: a signal that comes early waits for its turn instead of ending the process where it stands.
     let mut stop = StopSignals::new()?;
-    let dynamic_ranges = args.dynamic_ranges()?;
-    let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
+    // Whoever supervises the agent sees that it lives while it waits for the cluster.
     let health = Arc::new(Health::default());
     let _health_server = match &args.health {
-        Some(address) => Some(HealthServer::start(address, health.clone(), taken.is_some()).await?),
+        Some(address) => Some(HealthServer::start(address, health.clone(), args.takeover).await?),
         None => None,
     };
+    let (attach_path, input, around) = tokio::select! {
+        places = wait_for_places(&args, &health) => places?,
+        _ = stop.wait() => return Ok(()),
+    };
+    health.turn(Step::Starting, vec!["the agent is starting".to_owned()]);
+    let dynamic_ranges = args.dynamic_ranges()?;
+    let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
     let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
     let state = StateDir::open(&args.state)?;
     let (listen, resolvers) = (around.listen, around.captured.clone());
@@ -238,6 +241,17 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         stop.linger(&admin).await;
     }
     result
+}
+
+/// What has to be there before an agent can begin, each waited for if need be.
+async fn wait_for_places(
+    args: &AgentArgs,
+    health: &Health,
+) -> anyhow::Result<(PathBuf, Input, Surroundings)> {
+    let attach_path = place::attach_path(args, health).await?;
+    let input = Input::open(args).await?;
+    let around = Surroundings::find(args, &input, health).await?;
+    Ok((attach_path, input, around))
 }
 
 /// The admin socket and the one beside it: those of the agent that is taken over, or new ones.
@@ -427,10 +441,12 @@ impl Agent {
         tracing::warn!(
             "the source is slow: the programs of the earlier agent stay until it has told everything"
         );
+        let mut ticks = interval(UPKEEP);
         while !self.reconciler.report().synced {
             tokio::select! {
                 Some(event) = inputs.events.recv() => self.reconciler.event(event),
                 Some(query) = inputs.queries.recv() => self.answer(query).await,
+                _ = ticks.tick() => self.health.pause(Step::Starting),
             }
         }
     }

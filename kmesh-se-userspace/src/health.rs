@@ -181,15 +181,11 @@ pub struct HealthServer {
 }
 
 impl HealthServer {
-    /// Serves from now on. An address that the agent `is_taken_over` still has is waited for.
+    /// Serves from now on. If `waits`, an address that another one has, which is to be taken over from, is waited for.
     ///
     /// # Errors
     /// The address cannot be had.
-    pub async fn start(
-        address: &HealthAddr,
-        health: Arc<Health>,
-        is_taken_over: bool,
-    ) -> Result<Self, HealthError> {
+    pub async fn start(address: &HealthAddr, health: Arc<Health>, waits: bool) -> Result<Self, HealthError> {
         match address {
             HealthAddr::Unix(path) => {
                 let open = async {
@@ -207,7 +203,8 @@ impl HealthServer {
                 let address = *address;
                 match TcpListener::bind(address).await {
                     Ok(listener) => drop(tokio::spawn(serve(listener, health))),
-                    Err(error) if is_taken_over && error.kind() == io::ErrorKind::AddrInUse => {
+                    Err(error) if waits && error.kind() == io::ErrorKind::AddrInUse => {
+                        tracing::info!(%address, "health is served when the address is free");
                         drop(tokio::spawn(async move {
                             loop {
                                 if let Ok(listener) = TcpListener::bind(address).await {

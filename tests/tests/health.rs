@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tests::agent::Agent;
 use tests::entries::dns_entry;
 use tests::poll;
+use tests::servers::Process;
 use tests::stage::Stage;
 use tests::topology::{BACKEND, NODE, Options};
 
@@ -90,6 +92,54 @@ fn an_agent_lingers_after_another_took_over_until_a_signal_or_until_nobody_serve
     assert!(old.log_tail().contains("no agent serves any more"), "{}", old.log_tail());
     stage.resume()?;
     stage.agent.until_serves("fake.test", true)?;
+    assert_eq!(stage.end()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_waits_for_its_api_server_is_alive_and_not_ready() -> anyhow::Result<()> {
+    let stage = Stage::start(QUIET, &[("fake.yaml", &entry())])?;
+    let folder = stage.run.folder()?;
+    let kubeconfig = folder.join("nobody.kubeconfig");
+    // Port 1, where nobody listens.
+    let config = "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+                  users: [{name: u, user: {}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\n\
+                  current-context: x\n";
+    std::fs::write(&kubeconfig, config)?;
+    let (kmesh, health) = (stage.agent.flags().program.clone(), at(&folder.join("waits.sock")));
+    let mut command = stage.topology.node.command(&kmesh);
+    let path = |name: &str| folder.join(name).display().to_string();
+    command.args([
+        "agent",
+        "--source",
+        "kube",
+        "--node",
+        "n1",
+        "--kubeconfig",
+        &kubeconfig.display().to_string(),
+    ]);
+    command.args(["--attach", &stage.agent.flags().attach.display().to_string(), "--health", &health]);
+    command.args([
+        "--state",
+        &path("waits"),
+        "--admin",
+        &path("waits-admin.sock"),
+        "--pin",
+        &path("waits-pin"),
+    ]);
+    let mut waits = Process::start(stage.run.own(&mut command), &folder.join("waits.log"))?;
+    let ask = |question| probe(Command::new(&kmesh), question, &health);
+    let is_told = || {
+        let (code, text) = ask("readyz").ok()?;
+        (code == Some(1) && text.contains("waiting for the API server")).then_some(())
+    };
+    poll::until("the agent to say that it waits", LIMIT, is_told).with_context(|| waits.output())?;
+    assert_eq!(ask("healthz")?, (Some(0), "ok".to_owned()));
+    // It has made nothing yet, so it ends at once.
+    waits.signal(Signal::SIGTERM)?;
+    let status = waits.wait(LIMIT)?;
+    assert!(status.success(), "{status}: {}", waits.output());
+    drop(waits);
     assert_eq!(stage.end()?, Vec::<String>::new());
     Ok(())
 }

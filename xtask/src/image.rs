@@ -103,8 +103,9 @@ fn build(arch: Arch, is_own: bool) -> anyhow::Result<PathBuf> {
     let target = arch.target();
     if !has_library(target)? {
         bail!(
-            "this Rust toolchain has no standard library for {target}, so it cannot build an image for {}: \
-             rustup target add {target}",
+            "this Rust toolchain has no standard library for {target}, so it cannot build an image for {0}: \
+             rustup target add {target}; or, with RUSTC=/usr/bin/rustc of Debian's rustc-web, the package \
+             libstd-rust-web-dev:{0} of the same version",
             arch.name()
         );
     }

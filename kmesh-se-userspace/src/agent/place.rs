@@ -11,6 +11,7 @@ use super::handover::Taken;
 use crate::{
     config::AgentArgs,
     enrol::{self, Cgroup},
+    health::{Health, Step},
     loader::{self, Pins},
 };
 
@@ -40,16 +41,16 @@ impl AttachCgroup {
 }
 
 /// The cgroup that the flags mean. That of all pods may not be there yet; it is waited for.
-pub(super) async fn attach_path(args: &AgentArgs) -> anyhow::Result<PathBuf> {
+pub(super) async fn attach_path(args: &AgentArgs, health: &Health) -> anyhow::Result<PathBuf> {
     let mount = enrol::hierarchy()?;
     match &args.attach {
         Some(path) => Ok(path.clone()),
-        None if args.enrols_pods() => cgroup_of_pods(&mount).await,
+        None if args.enrols_pods() => cgroup_of_pods(&mount, health).await,
         None => Ok(mount.join("kmesh-se")),
     }
 }
 
-async fn cgroup_of_pods(mount: &Path) -> anyhow::Result<PathBuf> {
+async fn cgroup_of_pods(mount: &Path, health: &Health) -> anyhow::Result<PathBuf> {
     let mut is_told = false;
     loop {
         match enrol::first_directories(mount).as_slice() {
@@ -70,6 +71,7 @@ async fn cgroup_of_pods(mount: &Path) -> anyhow::Result<PathBuf> {
                 "no cgroup of pods (kubepods, kubepods.slice): waiting until the kubelet makes it"
             );
         }
+        health.pause(Step::Starting);
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -14,6 +14,7 @@ use super::{RESOLV_CONF, input::Input, pods::local_addresses};
 use crate::{
     config::AgentArgs,
     dns::{DnsListen, MAX_RESOLVERS},
+    health::{Health, Step},
     resolve,
     source::kube::{self, Discovered},
     state::{KnownCluster, StateDir},
@@ -41,11 +42,11 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     /// Finds out what the flags do not say. In a cluster that was never reached before, waits until it is.
-    pub(super) async fn find(args: &AgentArgs, input: &Input) -> anyhow::Result<Self> {
+    pub(super) async fn find(args: &AgentArgs, input: &Input, health: &Health) -> anyhow::Result<Self> {
         let given: Vec<_> = args.resolver.iter().map(|resolver| resolver.0).collect();
         match input {
             Input::Cluster(client, node) if given.is_empty() || args.dns_listen.is_empty() => {
-                let found = discover(client, node, &StateDir::open(&args.state)?).await?;
+                let found = discover(client, node, &StateDir::open(&args.state)?, health).await?;
                 let listen = if args.dns_listen.is_empty() { at_node(&found) } else { args.dns_listen()? };
                 if given.is_empty() {
                     Self::of_cluster(listen, &found, client, node)
@@ -115,9 +116,15 @@ impl Surroundings {
 }
 
 /// What the cluster says, or what it said last.
-async fn discover(client: &::kube::Client, node: &str, state: &StateDir) -> anyhow::Result<Discovered> {
+async fn discover(
+    client: &::kube::Client,
+    node: &str,
+    state: &StateDir,
+    health: &Health,
+) -> anyhow::Result<Discovered> {
     let mut is_told = false;
     loop {
+        health.turn(Step::Starting, vec!["waiting for the API server".to_owned()]);
         let error = match timeout(ANSWER, kube::discover(client, node)).await {
             Ok(Ok(found)) => {
                 let Discovered { cluster_dns: dns, node_addresses: node } = found.clone();
