@@ -94,7 +94,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     // Before anything is made: a signal that comes early waits for its turn instead of ending the process where it stands.
     let mut stop = StopSignals::new()?;
     // Whoever supervises the agent sees that it lives while it waits for the cluster.
-    let health = Arc::new(Health::default());
+    let health = Arc::new(Health::of("agent"));
     let _health_server = match &args.health {
         Some(address) => Some(HealthServer::start(address, health.clone(), args.takeover).await?),
         None => None,

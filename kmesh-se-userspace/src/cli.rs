@@ -7,6 +7,7 @@ mod agent;
 mod backends;
 mod cleanup;
 mod completions;
+mod controller;
 mod crds;
 mod dump;
 mod exec;
@@ -137,6 +138,7 @@ macro_rules! commands {
 
 commands! {
     Agent => agent,
+    Controller => controller,
     Exec => exec,
     Status => status,
     Probe => probe,

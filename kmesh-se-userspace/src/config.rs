@@ -3,6 +3,7 @@
 //! In: the command line and `KMESH_SE_…` variables. Out: a [`Config`] that is known to make sense. Never: a default that
 //! is not in the help text.
 
+mod controller;
 mod pods;
 
 use std::{
@@ -17,7 +18,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::SignedDuration;
 use kmesh_se_common::limits as l;
 
-pub use self::pods::PodArgs;
+pub use self::{
+    controller::{Allocates, ControllerArgs},
+    pods::PodArgs,
+};
 use crate::{
     admin,
     desired::{DYNAMIC_RANGES, LeaseLimits, VipRanges},
@@ -108,13 +112,9 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_HEALTH", value_name = "ADDR:PORT|unix:PATH")]
     pub health: Option<HealthAddr>,
 
-    /// The range that IPv4 virtual addresses come from.
-    #[arg(long, env = "KMESH_SE_VIP_V4", value_name = "CIDR", default_value = "240.240.0.0/16")]
-    pub vip_v4: Ipv4Net,
-
-    /// The range that IPv6 virtual addresses come from.
-    #[arg(long, env = "KMESH_SE_VIP_V6", value_name = "CIDR", default_value = "2001:2::/48")]
-    pub vip_v6: Ipv6Net,
+    /// Where virtual addresses come from.
+    #[command(flatten)]
+    pub vips: VipArgs,
 
     /// Whether these ranges, and those of --dynamic-v4 and --dynamic-v6, get an `unreachable` route in this network namespace,
     /// so that what the programs do not handle (MPTCP, a client that is not enrolled and remembers a virtual address) fails at
@@ -180,6 +180,26 @@ pub struct AgentArgs {
     /// Connected sockets that are remembered without an allocation, 64 bytes each; rounded up to a power of two.
     #[arg(long, env = "KMESH_SE_MAX_CONNECTIONS", value_name = "N", default_value_t = l::MAX_CONNECTIONS, value_parser = capacity())]
     pub max_connections: u32,
+}
+
+/// Where virtual addresses come from: the same on every node, and at the controller.
+#[derive(Clone, Debug, Args)]
+pub struct VipArgs {
+    /// The range that IPv4 virtual addresses come from.
+    #[arg(long, env = "KMESH_SE_VIP_V4", value_name = "CIDR", default_value = "240.240.0.0/16")]
+    pub vip_v4: Ipv4Net,
+
+    /// The range that IPv6 virtual addresses come from.
+    #[arg(long, env = "KMESH_SE_VIP_V6", value_name = "CIDR", default_value = "2001:2::/48")]
+    pub vip_v6: Ipv6Net,
+}
+
+impl VipArgs {
+    /// The ranges.
+    #[must_use]
+    pub fn ranges(&self) -> VipRanges {
+        VipRanges { v4: self.vip_v4, v6: self.vip_v6 }
+    }
 }
 
 /// How the names of endpoints and hosts are kept resolved.
@@ -411,7 +431,7 @@ impl AgentArgs {
     /// The ranges of virtual addresses.
     #[must_use]
     pub fn vip_ranges(&self) -> VipRanges {
-        VipRanges { v4: self.vip_v4, v6: self.vip_v6 }
+        self.vips.ranges()
     }
 
     /// The ranges of the virtual addresses of names below DYNAMIC_DNS wildcards.
@@ -423,8 +443,8 @@ impl AgentArgs {
             let overlaps = one.contains(&other) || other.contains(&one);
             if overlaps { Err(RangesOverlap { flag, one, other }) } else { Ok(()) }
         };
-        overlap("v4", self.vip_v4.trunc().into(), self.dynamic_v4.trunc().into())?;
-        overlap("v6", self.vip_v6.trunc().into(), self.dynamic_v6.trunc().into())?;
+        overlap("v4", self.vips.vip_v4.trunc().into(), self.dynamic_v4.trunc().into())?;
+        overlap("v6", self.vips.vip_v6.trunc().into(), self.dynamic_v6.trunc().into())?;
         Ok(VipRanges { v4: self.dynamic_v4, v6: self.dynamic_v6 })
     }
 

@@ -24,7 +24,9 @@ mod winner;
 mod tests;
 
 pub use backends::Known;
-pub use build::{Age, HostDesired, View, host, names_of, needs_vip, view_for, wanted_names};
+pub use build::{
+    Age, HostDesired, View, host, in_status, names_of, needs_vip, view_for, wanted_names, wants_vip,
+};
 pub use claims::Desired;
 pub use concrete::{concrete, dynamic_view, is_dynamic, wildcards_above};
 pub use conditions::{Condition, address_pending};

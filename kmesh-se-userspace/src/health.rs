@@ -1,4 +1,4 @@
-//! Whether the agent is alive and ready, for whoever supervises it.
+//! Whether the agent, or the controller, is alive and ready, for whoever supervises it.
 //!
 //! In: what the loop says at each of its turns. Out: `/healthz` and `/readyz` over HTTP. Never: a question to the loop: one
 //! that hangs would not answer.
@@ -51,6 +51,7 @@ impl Step {
 /// What the loop said last.
 #[derive(Debug)]
 pub struct Health {
+    who: &'static str,
     state: Mutex<State>,
 }
 
@@ -58,18 +59,18 @@ pub struct Health {
 struct State {
     step: Step,
     at: Instant,
-    /// What is missing until the agent is ready, one sentence each.
+    /// What is missing until it is ready, one sentence each.
     missing: Vec<String>,
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        let missing = vec!["the agent is starting".to_owned()];
-        Self { state: Mutex::new(State { step: Step::Starting, at: Instant::now(), missing }) }
-    }
-}
-
 impl Health {
+    /// Of `who`, the agent or the controller, which is starting.
+    #[must_use]
+    pub fn of(who: &'static str) -> Self {
+        let missing = vec![format!("the {who} is starting")];
+        Self { who, state: Mutex::new(State { step: Step::Starting, at: Instant::now(), missing }) }
+    }
+
     /// The loop has come to this step, or takes another turn in it.
     pub fn turn(&self, step: Step, missing: Vec<String>) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -91,7 +92,8 @@ impl Health {
         let silent = state.at.elapsed();
         match state.step.patience() {
             Some(patience) if silent > patience => Err(format!(
-                "the agent's loop has not turned for {} s (step: {:?})",
+                "the {}'s loop has not turned for {} s (step: {:?})",
+                self.who,
                 silent.as_secs(),
                 state.step
             )),
@@ -250,7 +252,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_hangs_is_not_alive() {
-        let health = Health::default();
+        let health = Health::of("agent");
         assert_eq!((health.alive(), health.ready()), (Ok(()), Err("the agent is starting".to_owned())));
         health.turn(Step::Serving, Vec::new());
         advance(Duration::from_secs(29)).await;

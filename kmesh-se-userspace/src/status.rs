@@ -298,6 +298,9 @@ pub struct BackendStatus {
 pub struct Services {
     /// One for each port of each host.
     pub services: Vec<ServiceStatus>,
+    /// Hosts that wait for an address that others allocate.
+    #[serde(default)]
+    pub pending: Vec<PendingStatus>,
 }
 
 /// What `exec` asks for.

@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -64,6 +65,8 @@ pub struct Flags {
     pub source: PathBuf,
     /// The cluster to watch instead of the folder, and the name that the node has there.
     pub cluster: Option<(PathBuf, String)>,
+    /// Where its DNS server listens, at port 15053.
+    pub listen: IpAddr,
     /// The cgroup to attach to.
     pub attach: PathBuf,
     /// Where its programs and maps are pinned.
@@ -89,7 +92,7 @@ impl Flags {
         let pin = run.pins();
         let attach = attach.to_owned();
         let (program, more) = (program()?, Vec::new());
-        Ok(Flags { program, source, cluster: None, attach, pin, state, admin, more })
+        Ok(Flags { program, source, cluster: None, listen: NODE, attach, pin, state, admin, more })
     }
 
     /// The agent's command line, after the word `kmesh-se`.
@@ -102,7 +105,7 @@ impl Flags {
                 .extend(["kube", "--kubeconfig", &path(kubeconfig), "--node", node].map(ToOwned::to_owned)),
         }
         words.extend(["--attach".to_owned(), path(&self.attach)]);
-        words.extend(["--dns-listen".to_owned(), format!("{NODE}:15053")]);
+        words.extend(["--dns-listen".to_owned(), format!("{}:15053", self.listen)]);
         words.extend(["--resolver".to_owned(), DNS.to_string()]);
         words.extend(["--pin".to_owned(), path(&self.pin)]);
         words.extend(["--state".to_owned(), path(&self.state), "--admin".to_owned(), path(&self.admin)]);

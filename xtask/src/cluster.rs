@@ -58,9 +58,15 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
         cargo.env("KMESH_SE_BIN", workspace::build_agent(false)?);
     }
     setup::cluster()?;
-    for tests in
-        ["cluster", "cluster_pods", "cluster_tutorial", "cluster_upgrade", "kube_source", "manifests"]
-    {
+    for tests in [
+        "cluster",
+        "cluster_pods",
+        "cluster_tutorial",
+        "cluster_upgrade",
+        "controller",
+        "kube_source",
+        "manifests",
+    ] {
         cargo.args(["--test", tests]);
     }
     cargo.args(["--", "--include-ignored"]).args(&options.arguments);

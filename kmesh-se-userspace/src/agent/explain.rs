@@ -220,7 +220,14 @@ impl Agent {
             let view = entry.view(namespace).filter(|view| !view.vips.is_empty() && !view.waits)?;
             Some(answered_facts(view, if is_own { namespace.as_str() } else { "*" }))
         });
+        let mut pending = self
+            .reconciler
+            .pending()
+            .filter(|(entry, of, _)| **of == named && entry.is_visible_to(namespace));
         NameFacts {
+            pending: pending
+                .next()
+                .map(|(entry, _, condition)| format!("{}: {}", entry.object, condition.message)),
             host: host.to_string(),
             entries: entries.collect(),
             service: desired::service_that_wins(snapshot, host, namespace).map(|s| s.object.to_string()),

@@ -39,7 +39,9 @@ impl Input {
     ) -> anyhow::Result<()> {
         match self {
             Self::Folder(dir) => file::watch(dir, file::Options::default(), events, shutdown).await?,
-            Self::Cluster(client, node) => kube::watch(client, node, events, shutdown).await,
+            Self::Cluster(client, node) => {
+                kube::watch(client, kube::Interest::Node(node), events, shutdown).await;
+            }
         }
         Ok(())
     }

@@ -259,7 +259,7 @@ impl Agent {
             let frontends = frontends.remove(key).unwrap_or_default();
             self.service(key, backends, &frontends)
         });
-        Services { services: rows.collect() }
+        Services { services: rows.collect(), pending: self.pending() }
     }
 
     fn service(&self, key: &ServiceKey, backends: &[Backend], frontends: &[&Frontend]) -> ServiceStatus {

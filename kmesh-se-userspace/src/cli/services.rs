@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use super::{AdminArgs, Answer, Cell, Output, Table, Text, block_on};
+use super::{AdminArgs, Answer, Cell, Output, Table, Text, block_on, status};
 use crate::status::Services;
 
 /// Show the services in the maps, with their backends and connections.
@@ -26,7 +26,8 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
 
 fn text(services: &Services, out: &mut Text<'_>) -> io::Result<()> {
     if services.services.is_empty() {
-        return writeln!(out, "No service is programmed.");
+        writeln!(out, "No service is programmed.")?;
+        return status::pending(&services.pending, "", out);
     }
     let mut table = Table::new([
         "NAMESPACE",
@@ -58,5 +59,6 @@ fn text(services: &Services, out: &mut Text<'_>) -> io::Result<()> {
             Cell::from(service.refused.to_string()),
         ]);
     }
-    table.write(out)
+    table.write(out)?;
+    status::pending(&services.pending, "", out)
 }

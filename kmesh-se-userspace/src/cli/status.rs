@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use super::{AdminArgs, Answer, Mood, Output, Text, block_on, visible};
-use crate::status::Status;
+use crate::status::{PendingStatus, Status};
 
 /// How many hosts that wait for an address are shown; JSON has all.
 const SHOWN_PENDING: usize = 10;
@@ -27,6 +27,19 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     let status: Status = block_on(args.admin.client().get("/status"))?;
     output.print(&status, text)?;
     Ok(if status.healthy { Answer::Yes } else { Answer::No })
+}
+
+/// A line for each host that waits for an address, behind `indent`.
+pub(super) fn pending(hosts: &[PendingStatus], indent: &str, out: &mut Text<'_>) -> io::Result<()> {
+    let word = out.paint.mood(Mood::Warning, "pending");
+    for waiting in hosts.iter().take(SHOWN_PENDING) {
+        let entry = format!("ServiceEntry {}/{}", waiting.namespace, waiting.name);
+        writeln!(out, "{indent}{word} {entry}: {}: {} ({})", waiting.host, waiting.message, waiting.reason)?;
+    }
+    match hosts.len().checked_sub(SHOWN_PENDING) {
+        Some(more @ 1..) => writeln!(out, "{indent}{word} {more} more hosts"),
+        _ => Ok(()),
+    }
 }
 
 fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
@@ -60,14 +73,7 @@ fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
         let word = paint.mood(Mood::Bad, "problem");
         writeln!(out, "  {word} {}: {} ({})", problem.origin, problem.message, problem.reason)?;
     }
-    for waiting in status.pending.iter().take(SHOWN_PENDING) {
-        let word = paint.mood(Mood::Warning, "pending");
-        let entry = format!("ServiceEntry {}/{}", waiting.namespace, waiting.name);
-        writeln!(out, "  {word} {entry}: {}: {} ({})", waiting.host, waiting.message, waiting.reason)?;
-    }
-    if let Some(more @ 1..) = status.pending.len().checked_sub(SHOWN_PENDING) {
-        writeln!(out, "  {} {more} more hosts", paint.mood(Mood::Warning, "pending"))?;
-    }
+    pending(&status.pending, "  ", out)?;
     let programs = &status.programs;
     writeln!(out, "programs  {} attached to {}", programs.programs.len(), programs.cgroup)?;
     for route in &status.routes {

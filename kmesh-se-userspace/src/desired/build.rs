@@ -117,12 +117,17 @@ pub fn needs_vip(snapshot: &Snapshot, host: &HostName) -> bool {
 
 /// Whether `entry` wants a VIP allocated for `host` and has none in its status.
 pub(super) fn lacks_vip(entry: &Entry, host: &HostName) -> bool {
-    let has_status = in_status(entry, host).next().is_some();
-    entry.export_to != ExportTo::Nobody && !has_status && may_allocate(entry, host)
+    wants_vip(entry, host) && in_status(entry, host).next().is_none()
+}
+
+/// Whether `host` of `entry` is dialled at an address that somebody allocates: here, or in its status.
+#[must_use]
+pub fn wants_vip(entry: &Entry, host: &HostName) -> bool {
+    entry.export_to != ExportTo::Nobody && may_allocate(entry, host)
 }
 
 /// The addresses that somebody has allocated for `host`. As with Istio, who wants none allocated does not get them.
-fn in_status<'a>(entry: &'a Entry, host: &'a HostName) -> impl Iterator<Item = IpAddr> + 'a {
+pub fn in_status<'a>(entry: &'a Entry, host: &'a HostName) -> impl Iterator<Item = IpAddr> + 'a {
     let of_host = move |h: &Option<HostName>| h.as_ref().is_none_or(|h| h == host);
     let used = entry.may_allocate.then_some(&entry.status_addresses);
     used.into_iter().flatten().filter(move |(_, h)| of_host(h)).map(|(a, _)| *a)

@@ -68,8 +68,8 @@ pub fn address_pending(entry: &Entry, host: &HostName) -> Option<Condition> {
         kind: "Programmed",
         status: "False",
         reason: "AddressPending",
-        message: "no address is allocated yet: run a controller that writes status.addresses, or set spec.addresses; on a \
-                  single node the agent can allocate by itself with --allocate-vips true"
+        message: "no address is allocated yet: the controller writes it to status.addresses, and does not run or has not come to \
+                  it; or set spec.addresses, or on a single node let the agent allocate with --allocate-vips true"
             .to_owned(),
     })
 }

@@ -49,6 +49,17 @@ impl Vips {
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }
+
+    /// Leaves an address out; whether it was there.
+    fn remove(&mut self, address: IpAddr) -> bool {
+        let has = self.iter().any(|own| own == address);
+        if has && address.is_ipv4() {
+            self.v4 = None;
+        } else if has {
+            self.v6 = None;
+        }
+        has
+    }
 }
 
 /// No address of either family is free.
@@ -135,6 +146,47 @@ impl VipPool {
         }
         self.insert(host, vips);
         Ok(vips)
+    }
+
+    /// Makes `vips` the addresses of `host`, as somebody else has decided, and takes them from whoever had them; returns who lost
+    /// one. Addresses outside the ranges are left out; what `host` had beside them rests.
+    pub fn assign(&mut self, host: &HostName, vips: Vips, now: Timestamp) -> BTreeSet<HostName> {
+        let had = self.hosts.remove(host).unwrap_or_default();
+        had.iter().for_each(|address| drop(self.by_address.remove(&address)));
+        let mut losers = BTreeSet::new();
+        let (had_v4, had_v6) =
+            (had.v4.filter(|a| vips.v4 != Some(*a)), had.v6.filter(|a| vips.v6 != Some(*a)));
+        let v4 = vips.v4.filter(|a| had.v4 == Some(*a) || self.seize((*a).into(), &mut losers));
+        let v6 = vips.v6.filter(|a| had.v6 == Some(*a) || self.seize((*a).into(), &mut losers));
+        let gone = Vips { v4: had_v4, v6: had_v6 };
+        if gone != Vips::default() {
+            self.resting.push_back((now + QUARANTINE, gone));
+        }
+        if v4.is_some() || v6.is_some() {
+            self.insert(host, Vips { v4, v6 });
+        }
+        losers
+    }
+
+    /// Takes an address from the host that has it, from rest or from the range; whether it is of the range.
+    fn seize(&mut self, address: IpAddr, losers: &mut BTreeSet<HostName>) -> bool {
+        if let Some(user) = self.by_address.remove(&address) {
+            if let Some(vips) = self.hosts.get_mut(&user) {
+                vips.remove(address);
+                if *vips == Vips::default() {
+                    self.hosts.remove(&user);
+                }
+            }
+            losers.insert(user);
+            return true;
+        }
+        if self.resting.iter_mut().any(|(_, vips)| vips.remove(address)) {
+            return true;
+        }
+        match address {
+            IpAddr::V4(v4) => self.v4.take(u32::from(v4)),
+            IpAddr::V6(v6) => self.v6.take(u128::from(v6)),
+        }
     }
 
     /// Takes the addresses of `host` back; they rest before they are used again.

@@ -89,6 +89,9 @@ pub(super) fn unanswered(facts: &Facts, name: &NameFacts) -> Cause {
             );
             return Cause::new("OnlyRanges", message);
         }
+        if let Some(pending) = &name.pending {
+            return Cause::new("AddressPending", format!("pending: {pending}"));
+        }
         return Cause::new(
             "NoAddress",
             format!(

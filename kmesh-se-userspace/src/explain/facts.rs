@@ -167,6 +167,8 @@ pub struct NameFacts {
     pub answered: Option<Answered>,
     /// The addresses that clients of this namespace would get once the name is answered.
     pub vips: Vec<IpAddr>,
+    /// What an entry that clients see waits for, if nobody has allocated an address for the host yet.
+    pub pending: Option<String>,
     /// What could not be programmed.
     pub failures: Vec<FailureFacts>,
 }

@@ -133,6 +133,16 @@ const CAUSES: &[Row] = &[
     (
         |f| {
             unanswered(f);
+            name(f).vips.clear();
+            name(f).pending = Some("ServiceEntry default/a: no address is allocated yet".to_owned());
+        },
+        "AddressPending",
+        "pending: ServiceEntry default/a",
+        Some("name"),
+    ),
+    (
+        |f| {
+            unanswered(f);
             name(f).failures =
                 vec![FailureFacts { reason: "NoAddressLeft".into(), message: "used up".into() }];
         },

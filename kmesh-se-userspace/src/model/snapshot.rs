@@ -309,6 +309,12 @@ impl Snapshot {
         self.written.contains_key(&address.into())
     }
 
+    /// The entry that `object` is, if it was accepted.
+    #[must_use]
+    pub fn entry(&self, object: &ObjectRef) -> Option<&Arc<Entry>> {
+        self.entries.get(object)
+    }
+
     /// All entries, by namespace and name.
     pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.values()

@@ -2,9 +2,11 @@
 //!
 //! In: a kubeconfig, or the service account of a Pod. Out: events. Never: validation, a write, or an object that was told.
 //!
+//! Agents follow what their node needs to know; the controller follows entries alone.
+//!
 //! # What it asks for
 //!
-//! Its ClusterRole needs these rules and no others, each with the verbs `list` and `watch`; `list` is for API servers without
+//! An agent's ClusterRole needs these rules and no others, each with the verbs `list` and `watch`; `list` is for API servers without
 //! streaming lists, and for [`discover`]. A rule that is missing becomes a problem that names it; the rest goes on.
 //!
 //! | group | resource | what for |
@@ -138,27 +140,46 @@ async fn named(path: &Path) -> Result<Config, KubeconfigError> {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
 }
 
-/// Tells of the objects of the cluster, as seen from the node called `node`, until `shutdown`, or until nobody listens any more.
+/// What of a cluster is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// All that the node of this name needs to know.
+    Node(String),
+    /// ServiceEntries, with those of their field managers that wrote `status.addresses`.
+    Entries,
+}
+
+impl Interest {
+    fn collections(&self) -> Vec<Collection> {
+        match self {
+            Self::Node(node) => vec![
+                Collection::Namespaces,
+                Collection::Nodes,
+                Collection::Services,
+                Collection::PodsOfNode(node.clone()),
+                Collection::WorkloadEntries,
+                Collection::ServiceEntries,
+            ],
+            Self::Entries => vec![Collection::ServiceEntries],
+        }
+    }
+}
+
+/// Tells of the objects of the cluster that are of `interest`, until `shutdown`, or until nobody listens any more.
 /// `Synced` comes when all that can be read has been; an API server that is away, a resource that is not served and one that may
 /// not be read are problems to report, and are tried again.
-pub async fn watch(client: Client, node: String, tx: mpsc::Sender<Event>, shutdown: CancellationToken) {
+pub async fn watch(client: Client, interest: Interest, tx: mpsc::Sender<Event>, shutdown: CancellationToken) {
     let (news_out, news) = mpsc::channel(QUEUE);
     let mut source = Source {
         client,
-        state: State::new(&node),
+        state: State::new(&interest),
+        keeps_managers: interest == Interest::Entries,
         news_out,
         followers: JoinSet::new(),
         handles: BTreeMap::new(),
         tx,
     };
-    for collection in [
-        Collection::Namespaces,
-        Collection::Nodes,
-        Collection::Services,
-        Collection::PodsOfNode(node),
-        Collection::WorkloadEntries,
-        Collection::ServiceEntries,
-    ] {
+    for collection in interest.collections() {
         let (id, collection) = source.state.follow(collection);
         source.start(id, collection);
     }
@@ -169,6 +190,7 @@ pub async fn watch(client: Client, node: String, tx: mpsc::Sender<Event>, shutdo
 struct Source {
     client: Client,
     state: State,
+    keeps_managers: bool,
     news_out: mpsc::Sender<News>,
     followers: JoinSet<()>,
     handles: BTreeMap<FollowerId, AbortHandle>,
@@ -178,7 +200,8 @@ struct Source {
 impl Source {
     fn start(&mut self, id: FollowerId, collection: Collection) {
         tracing::debug!(%collection, "following");
-        let follower = Follower { id, client: self.client.clone(), collection, news: self.news_out.clone() };
+        let (client, news) = (self.client.clone(), self.news_out.clone());
+        let follower = Follower { id, client, collection, keeps_managers: self.keeps_managers, news };
         self.handles.insert(id, self.followers.spawn(follower.run()));
     }
 

@@ -69,8 +69,17 @@ impl Node {
         more.extend(["--log".to_owned(), "warn".to_owned()]);
         let (state, admin) = (folder.join("state"), folder.join("admin.sock"));
         let pin = yard.run.pins().join(name);
-        let flags =
-            Flags { program: program.to_owned(), source, cluster: None, attach, pin, state, admin, more };
+        let flags = Flags {
+            program: program.to_owned(),
+            source,
+            cluster: None,
+            listen: NODE,
+            attach,
+            pin,
+            state,
+            admin,
+            more,
+        };
 
         let netns = Netns::add(&yard.run, name)?;
         netns.ip(&format!("link set lo up\naddr add {NODE}/32 dev lo\n"))?;

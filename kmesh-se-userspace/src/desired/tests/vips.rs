@@ -88,6 +88,34 @@ fn restored_addresses_stay_unless_they_are_outside_or_taken() -> Result<(), Exha
 }
 
 #[test]
+fn assigned_addresses_come_from_whoever_has_them_and_what_is_left_rests() -> Result<(), Exhausted> {
+    let mut pool = pool("10.0.0.0/29", "fd00::/64");
+    let vips = |v4: &str, v6: &str| Vips { v4: v4.parse().ok(), v6: v6.parse().ok() };
+    let host = |name: &str| HostName::new(name);
+    assert_eq!(ensure(&mut pool, "a", 0)?, "10.0.0.1 fd00::1");
+    assert_eq!(ensure(&mut pool, "b", 0)?, "10.0.0.2 fd00::2");
+    // Of another host, and of nobody; that host keeps the rest.
+    assert_eq!(pool.assign(&host("c"), vips("10.0.0.1", "fd00::5"), at(0)), [host("a")].into());
+    assert_eq!(pool.get(&host("a")), Some(&vips("", "fd00::1")));
+    assert_eq!(pool.host_of(ip("10.0.0.1")), Some(&host("c")));
+    // What it had rests, for others; whoever is assigned it has it at once.
+    assert!(pool.assign(&host("c"), vips("10.0.0.3", "fd00::5"), at(0)).is_empty());
+    assert_eq!(pool.host_of(ip("10.0.0.1")), None);
+    assert_eq!(ensure(&mut pool, "a", 1)?, "10.0.0.4 fd00::1");
+    assert!(pool.assign(&host("d"), vips("10.0.0.1", ""), at(1)).is_empty());
+    assert_eq!(ensure(&mut pool, "e", 100)?, "10.0.0.5 fd00::6");
+    assert_eq!(
+        pool.get(&host("d")),
+        Some(&vips("10.0.0.1", "")),
+        "its rest is over, and it is not given away"
+    );
+    // Outside the ranges there is nothing to assign.
+    assert!(pool.assign(&host("d"), vips("192.0.2.1", "fd01::1"), at(100)).is_empty());
+    assert_eq!(pool.get(&host("d")), None);
+    Ok(())
+}
+
+#[test]
 fn an_address_that_an_entry_writes_is_not_given_to_another() -> Result<(), Exhausted> {
     let written =
         with(entry("one/e", 1, "b.com"), |e| e.addresses = vec!["240.240.0.1/32".parse().expect("a net")]);

@@ -24,6 +24,8 @@ use crate::model::{ClusterObject, Issue, Kind, Metadata, Object, ObjectRef, read
 const LIST_ENDS: &str = "k8s.io/initial-events-end";
 /// A copy of the object that kubectl leaves in it.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// In what `managedFields` says of a manager: that it wrote `status.addresses`.
+const ADDRESSES_WRITTEN: &str = "/fieldsV1/f:status/f:addresses";
 /// A watch is ended by the server after this long, so that connections spread over API servers again.
 const WATCH_SECONDS: std::ops::Range<u32> = 240..290;
 /// A server that begins a streaming list and then says nothing for this long has not understood what was asked.
@@ -110,6 +112,8 @@ pub(super) struct Follower {
     pub(super) id: FollowerId,
     pub(super) client: Client,
     pub(super) collection: Collection,
+    /// Whether it matters who wrote `status.addresses`.
+    pub(super) keeps_managers: bool,
     pub(super) news: mpsc::Sender<News>,
 }
 
@@ -308,7 +312,7 @@ impl Follower {
         let kind = self.collection.kind();
         let Some(reference) = reference(kind, &value) else { return Ok(()) };
         let version = text(&value, "resourceVersion").and_then(|version| version.parse().ok());
-        trim(&mut value);
+        trim(&mut value, self.keeps_managers);
         let read = read_object(kind, api_version, value);
         self.tell(What::Applied(Box::new(Applied { reference, version, read }))).await
     }
@@ -332,9 +336,13 @@ fn failed_to_stream(trouble: Trouble) -> End {
 }
 
 /// Removes what is large and never looked at.
-fn trim(value: &mut Value) {
+fn trim(value: &mut Value, keeps_managers: bool) {
     let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-    metadata.remove("managedFields");
+    if !keeps_managers {
+        metadata.remove("managedFields");
+    } else if let Some(managers) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
+        managers.retain(|manager| manager.pointer(ADDRESSES_WRITTEN).is_some());
+    }
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.remove(LAST_APPLIED);
     }

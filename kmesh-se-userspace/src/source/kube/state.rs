@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use self::problems::Fault;
 use super::{
-    Trouble,
+    Interest, Trouble,
     follow::{Applied, FollowerId, What},
     resource::{Collection, selections},
 };
@@ -30,8 +30,8 @@ const GONE: u32 = 3;
 /// All collections and their objects.
 #[derive(Debug)]
 pub(super) struct State {
-    /// This node.
-    node: ObjectRef,
+    /// This node; none where Pods and Nodes do not matter.
+    node: Option<ObjectRef>,
     next: u64,
     follows: BTreeMap<FollowerId, Follow>,
     objects: BTreeMap<ObjectRef, SmallVec<[Hold; 1]>>,
@@ -83,9 +83,15 @@ pub(super) struct Change {
 }
 
 impl State {
-    /// Nothing yet, on the node of this name.
-    pub(super) fn new(node: &str) -> Self {
-        let node = ObjectRef { kind: Kind::Node, namespace: Namespace::new(""), name: node.into() };
+    /// Nothing yet.
+    pub(super) fn new(interest: &Interest) -> Self {
+        let node = match interest {
+            Interest::Node(node) => {
+                let (kind, namespace) = (Kind::Node, Namespace::new(""));
+                Some(ObjectRef { kind, namespace, name: node.as_str().into() })
+            }
+            Interest::Entries => None,
+        };
         Self {
             node,
             next: 0,
@@ -182,7 +188,7 @@ impl State {
             Some(selector) => self.selectors.insert(reference.clone(), selector),
             None => self.selectors.remove(reference),
         };
-        self.are_selectors_new |= before != selector;
+        self.are_selectors_new |= before != selector && self.node.is_some();
     }
 
     /// Takes back the holds that `is_over` says; objects without one are gone.
@@ -256,8 +262,8 @@ impl State {
         let faulty = self.follows.values().filter(|follow| !follow.is_over);
         let faults = faulty.filter_map(|follow| Some((&follow.collection, follow.fault.as_ref()?)));
         let mut problems = problems::by_origin(faults);
-        if self.lacks_node() {
-            problems.entry(problems::NODES.to_owned()).or_default().push(problems::unknown_node(&self.node));
+        if let Some(node) = self.node.as_ref().filter(|node| self.lacks(node)) {
+            problems.entry(problems::NODES.to_owned()).or_default().push(problems::unknown_node(node));
         }
         let is_well = |origin: &&String| !problems.contains_key(*origin);
         let well: Vec<_> = self.told_faults.keys().filter(is_well).cloned().collect();
@@ -266,10 +272,10 @@ impl State {
     }
 
     /// Whether there is no Node of this node's name, as far as is known.
-    fn lacks_node(&self) -> bool {
+    fn lacks(&self, node: &ObjectRef) -> bool {
         let mut nodes = self.follows.values().filter(|follow| follow.collection == Collection::Nodes);
         nodes.any(|nodes| nodes.list > 0 && nodes.is_settled && nodes.fault.is_none())
-            && !self.objects.contains_key(&self.node)
+            && !self.objects.contains_key(node)
     }
 }
 

@@ -1,0 +1,319 @@
+//! The controller of a cluster, top to bottom.
+//!
+//! In: its flags. Out: `status.addresses` of ServiceEntries, one truth for all nodes. Never: a write while another controller leads.
+//!
+//! Every candidate follows the entries, so that the one that takes over knows them already.
+
+mod allocation;
+mod election;
+mod metrics;
+mod pace;
+mod patch;
+mod queue;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use kube::{
+    Client,
+    api::{Patch, PatchParams},
+    core::Request,
+};
+use serde_json::Value;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    allocation::{Allocation, MANAGER, Write},
+    election::{Election, Term, WRITE_TIMEOUT},
+    metrics::Metrics,
+    pace::Pace,
+    queue::{Outcome, Queue},
+};
+use crate::{
+    config::{Allocates, ControllerArgs},
+    health::{Health, HealthServer, Step},
+    model::{Kind, Object, ObjectRef, read_object},
+    source::{
+        Event,
+        kube::{self as cluster, Interest, Trouble},
+    },
+};
+
+/// Room for events that the loop has not read yet.
+const QUEUE: usize = 1024;
+/// How many writes are under way at one time.
+const AT_ONCE: usize = 64;
+/// How often hosts without an address are tried again, and what is counted is told.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// Runs until SIGINT or SIGTERM; then the Lease is given up, and nothing else changes.
+///
+/// # Errors
+/// Something that the controller needs is missing; the message says what.
+pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
+    let client = cluster::connect(args.kubeconfig.as_deref()).await?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let health = Arc::new(Health::of("controller"));
+    let _health_server = match &args.health {
+        Some(address) => Some(HealthServer::start(address, health.clone(), false).await?),
+        None => None,
+    };
+    let metrics = Arc::new(Metrics::default());
+    if let Some(address) = args.metrics {
+        let served = metrics::serve(address, metrics.clone()).await;
+        served.with_context(|| format!("cannot serve /metrics on {address}: choose another --metrics"))?;
+    }
+
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let (events_out, events) = mpsc::channel(QUEUE);
+    tasks.spawn(cluster::watch(client.clone(), Interest::Entries, events_out, shutdown.clone()));
+    let namespace = args.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let (terms_out, terms) = watch::channel(None);
+    // It ends after the last write.
+    let election_over = CancellationToken::new();
+    let election = Election::new(client.clone(), &namespace, &args.lease);
+    let election = tokio::spawn(election.run(terms_out, election_over.clone()));
+
+    let mut controller = Controller {
+        client,
+        allocation: Allocation::new(args.vips.ranges()),
+        allocates: args.allocate,
+        is_synced: false,
+        leads: false,
+        waits_for_istio: false,
+        trouble: None,
+        queue: Queue::default(),
+        pace: Pace::new(args.writes_per_second),
+        writes: JoinSet::new(),
+        health,
+        metrics,
+    };
+    let result = tokio::select! {
+        result = controller.run(events, terms) => result,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    tracing::info!("stopping");
+    while controller.writes.join_next().await.is_some() {}
+    election_over.cancel();
+    election.await.context("the election failed")?;
+    shutdown.cancel();
+    while tasks.join_next().await.is_some() {}
+    result
+}
+
+/// The state of the loop.
+struct Controller {
+    client: Client,
+    allocation: Allocation,
+    allocates: Allocates,
+    is_synced: bool,
+    leads: bool,
+    /// Whether addresses are left to Istio's allocator.
+    waits_for_istio: bool,
+    /// Why writes fail, if they do.
+    trouble: Option<Trouble>,
+    queue: Queue,
+    pace: Pace,
+    writes: JoinSet<(Write, Result<Object, Refusal>)>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a write was not made.
+enum Refusal {
+    /// The entry is not as it was thought to be.
+    Changed,
+    /// It is gone.
+    Gone,
+    /// Something else.
+    Failed(Trouble),
+}
+
+impl Controller {
+    async fn run(
+        &mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut terms: watch::Receiver<Term>,
+    ) -> anyhow::Result<()> {
+        let mut upkeep = interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = self.due();
+            tokio::select! {
+                event = events.recv() => self.event(event.context("the source stopped")?),
+                Some(written) = self.writes.join_next() => {
+                    let (write, result) = written.context("a write failed")?;
+                    self.written(&write, result);
+                }
+                changed = terms.changed() => changed.context("the election stopped")?,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                _ = upkeep.tick() => self.keep_up(),
+            }
+            let term = *terms.borrow_and_update();
+            self.lead(term.is_some_and(|until| until > Instant::now()));
+            if self.works() {
+                self.allocation.allocate(Timestamp::now());
+                self.note_changes();
+                self.start_writes(term);
+            }
+            let missing = (!self.is_synced).then(|| "the API server has not told all entries yet".to_owned());
+            self.health.turn(Step::Serving, missing.into_iter().collect());
+        }
+    }
+
+    /// Whether it is this controller's turn to write, and there is something that it should.
+    fn works(&self) -> bool {
+        self.leads && self.is_synced && !self.waits_for_istio && self.allocates != Allocates::Never
+    }
+
+    /// When the next write can start, if one waits and may be begun.
+    fn due(&self) -> Option<Instant> {
+        let next = self.queue.next().filter(|_| self.works() && self.writes.len() < AT_ONCE)?;
+        Some(next.max(self.pace.ready_at()?))
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Apply(Object::ServiceEntry(raw)) => self.allocation.apply(*raw, Timestamp::now()),
+            Event::Delete(object) => self.allocation.delete(&object, Timestamp::now()),
+            Event::Problems { origin, problems } => {
+                for problem in problems {
+                    tracing::warn!(
+                        source = origin,
+                        reason = problem.reason,
+                        message = problem.message,
+                        "bad input"
+                    );
+                }
+            }
+            Event::Synced => self.is_synced = true,
+            Event::Apply(_) => {}
+        }
+        let istios = self.allocation.istios().filter(|_| self.allocates == Allocates::Auto);
+        if istios.is_some() != self.waits_for_istio {
+            self.waits_for_istio = istios.is_some();
+            match istios {
+                Some(entry) => tracing::warn!(
+                    %entry,
+                    "Istio's allocator is at work: addresses are left to it, unless --allocate always is given"
+                ),
+                None => tracing::info!("no address of Istio's allocator is left: allocating"),
+            }
+        }
+    }
+
+    fn lead(&mut self, leads: bool) {
+        if leads != self.leads {
+            self.leads = leads;
+            self.queue.clear();
+            self.allocation.look_again();
+            self.metrics.update(|now| now.leads = leads);
+        }
+    }
+
+    fn note_changes(&mut self) {
+        let now = Instant::now();
+        for (object, age) in self.allocation.take_changed() {
+            match age {
+                Some(age) => self.queue.add(age, now),
+                None => self.queue.remove(&object),
+            }
+        }
+    }
+
+    fn start_writes(&mut self, term: Term) {
+        while self.writes.len() < AT_ONCE {
+            let now = Instant::now();
+            let is_time = self.pace.ready_at().is_some_and(|at| at <= now);
+            if term.is_none_or(|until| until <= now) || !is_time {
+                return;
+            }
+            let Some(object) = self.queue.pop(now) else { return };
+            let Some(write) = self.allocation.write(&object) else {
+                self.queue.end(&object, Outcome::Nothing, now);
+                continue;
+            };
+            self.pace.start(now);
+            let client = self.client.clone();
+            self.writes.spawn(async move {
+                let result = timeout(WRITE_TIMEOUT, send(&client, &write)).await;
+                let late = || Refusal::Failed(Trouble::Unreachable { cause: "no answer".to_owned() });
+                let result = result.unwrap_or_else(|_| Err(late()));
+                (write, result)
+            });
+        }
+    }
+
+    fn written(&mut self, write: &Write, result: Result<Object, Refusal>) {
+        self.pace.end(Instant::now());
+        let object = &write.object;
+        let outcome = match result {
+            Ok(written) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!("the API server takes writes again");
+                }
+                self.metrics.update(|now| now.written += 1);
+                // The watch tells the same, but later.
+                if let Object::ServiceEntry(raw) = written {
+                    self.allocation.wrote(*raw, Timestamp::now());
+                }
+                Outcome::Done
+            }
+            Err(Refusal::Gone) => Outcome::Done,
+            Err(Refusal::Changed) => {
+                tracing::debug!(entry = %object, "somebody else writes too: trying again");
+                self.metrics.update(|now| now.conflicts += 1);
+                self.allocation.refused(object, &write.version);
+                Outcome::Failed
+            }
+            Err(Refusal::Failed(trouble)) => {
+                if self.trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!(entry = %object, error = %trouble, "a write failed, and is tried again");
+                    self.trouble = Some(trouble);
+                }
+                self.metrics.update(|now| now.failed += 1);
+                self.allocation.look_again_at(object);
+                Outcome::Failed
+            }
+        };
+        self.queue.end(object, outcome, Instant::now());
+    }
+
+    fn keep_up(&mut self) {
+        self.allocation.retry();
+        self.queue.forget(Instant::now());
+        let (queue, counts) = (self.queue.len(), self.allocation.counts());
+        let leaves_allocation = self.waits_for_istio || self.allocates == Allocates::Never;
+        self.metrics.update(|now| {
+            (now.queue, now.counts, now.leaves_allocation) = (queue, counts, leaves_allocation);
+        });
+    }
+}
+
+/// Sends one write, and answers what the entry is then.
+async fn send(client: &Client, write: &Write) -> Result<Object, Refusal> {
+    let ObjectRef { namespace, name, .. } = &write.object;
+    let path = format!("/apis/{}/namespaces/{namespace}/serviceentries", write.api_version);
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let patch = Patch::<()>::Json(write.patch.clone());
+    let failed = |error: kube::Error| match Trouble::of(&error) {
+        Trouble::NotServed => Refusal::Gone,
+        // A test of the patch that fails is an invalid request to the API server.
+        Trouble::Refused { .. } | Trouble::Unable { code: 409, .. } => Refusal::Changed,
+        trouble => Refusal::Failed(trouble),
+    };
+    let request = Request::new(path).patch_subresource("status", name, &params, &patch);
+    let request = request.map_err(kube::Error::BuildRequest).map_err(failed)?;
+    let value: Value = client.request(request).await.map_err(failed)?;
+    let read = read_object(Kind::ServiceEntry, &write.api_version, value);
+    read.map(|(object, _)| object).map_err(|_| Refusal::Changed)
+}

@@ -1,0 +1,221 @@
+//! Ten thousand entries, and how fast they are written.
+
+use std::collections::VecDeque;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use tests::agent::{is_release, program};
+use tests::cluster::ApiServer;
+use tests::poll;
+use tests::servers::Process;
+
+use super::{Controller, LIMIT, addresses_of, api};
+
+const ENTRIES: u32 = 10_000;
+/// Of these, for the arm with a limit of 50 writes a second.
+const FEW: u32 = 1_000;
+const PROXY: u16 = 8001;
+const COUNTED: u16 = 8002;
+const PATH: &str = "/apis/networking.istio.io/v1/namespaces/default/serviceentries";
+
+/// A way to the API server that notes when each write passes.
+struct Counter {
+    starts: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Counter {
+    fn start(api: &ApiServer) -> anyhow::Result<Counter> {
+        let starts = Arc::new(Mutex::new(Vec::new()));
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, COUNTED));
+        let listener = api.netns().inside(|| TcpListener::bind(at))??;
+        let (netns, noted) = (api.netns().clone(), starts.clone());
+        std::thread::spawn(move || {
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY));
+            for client in listener.incoming().flatten() {
+                let Ok(Ok(server)) = netns.inside(|| TcpStream::connect(to)) else { continue };
+                let (Ok(back_from), Ok(back_to)) = (server.try_clone(), client.try_clone()) else { continue };
+                let noted = noted.clone();
+                std::thread::spawn(move || pass(&client, &server, Some(&noted)));
+                std::thread::spawn(move || pass(&back_from, &back_to, None));
+            }
+        });
+        Ok(Counter { starts })
+    }
+
+    fn take(&self) -> Vec<Instant> {
+        let mut starts = std::mem::take(&mut *self.starts.lock().unwrap_or_else(PoisonError::into_inner));
+        starts.sort();
+        starts
+    }
+}
+
+/// Passes bytes on, and notes the requests that write.
+fn pass(mut from: &TcpStream, mut to: &TcpStream, noted: Option<&Mutex<Vec<Instant>>>) {
+    const WRITE: &[u8] = b"PATCH /apis/networking.istio.io/";
+    let (mut buffer, mut last) = (vec![0; 64 << 10], VecDeque::new());
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if let Some(noted) = noted {
+            for byte in &buffer[..count] {
+                last.push_back(*byte);
+                if last.len() > WRITE.len() {
+                    last.pop_front();
+                }
+                if *byte == b'/' && last.len() == WRITE.len() && last.iter().eq(WRITE) {
+                    noted.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+                }
+            }
+        }
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// The most writes within a second.
+fn most_in_a_second(starts: &[Instant]) -> usize {
+    let within = |from: usize| {
+        starts[from..].iter().take_while(|start| **start - starts[from] < Duration::from_secs(1)).count()
+    };
+    (0..starts.len()).map(within).max().unwrap_or(0)
+}
+
+fn start_proxy(api: &ApiServer) -> anyhow::Result<Process> {
+    let mut proxy = api.kubectl().command(&["proxy", &format!("--port={PROXY}")]);
+    let mut proxy = Process::start(proxy.stdin(Stdio::null()), &api.run().folder()?.join("proxy.log"))?;
+    let listens = || {
+        let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, PROXY)).is_ok();
+        api.netns().inside(connect).unwrap_or(false)
+    };
+    proxy.ready("the proxy to listen", LIMIT, listens)?;
+    Ok(proxy)
+}
+
+fn make(api: &ApiServer, numbers: &[u32]) -> anyhow::Result<()> {
+    let url = format!("http://127.0.0.1:{PROXY}{PATH}");
+    let part = |numbers: &[u32]| -> anyhow::Result<()> {
+        let client = ureq::Agent::new_with_defaults();
+        numbers.iter().try_for_each(|number| {
+            let object = json!({
+                "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+                "metadata": { "name": format!("entry-{number}") },
+                "spec": { "hosts": [format!("host-{number}.test")], "resolution": "STATIC",
+                          "ports": [{ "number": 80, "name": "http", "protocol": "HTTP" }],
+                          "endpoints": [{ "address": "10.0.0.1" }] },
+            });
+            let body = serde_json::to_string(&object)?;
+            client
+                .post(&url)
+                .content_type("application/json")
+                .send(&body)
+                .map(drop)
+                .context("cannot make an entry")
+        })
+    };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = numbers
+            .chunks(numbers.len().div_ceil(8))
+            .map(|numbers| scope.spawn(move || api.netns().inside(|| part(numbers))?))
+            .collect();
+        parts.into_iter().try_for_each(|part| part.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+    })
+}
+
+/// The addresses of all entries, each with its host.
+fn all_addresses(api: &ApiServer) -> anyhow::Result<Vec<String>> {
+    let url = format!("http://127.0.0.1:{PROXY}{PATH}");
+    let get = || {
+        let mut answer = ureq::get(&url).call()?;
+        anyhow::Ok(serde_json::from_str::<Value>(
+            &answer.body_mut().with_config().limit(1 << 30).read_to_string()?,
+        )?)
+    };
+    let list = api.netns().inside(get)??;
+    Ok(list["items"].as_array().into_iter().flatten().flat_map(addresses_of).collect())
+}
+
+/// By the way that counts.
+fn kubeconfig(api: &ApiServer) -> anyhow::Result<PathBuf> {
+    let path = api.run().folder()?.join("counted.yaml");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "counted",
+        "clusters": [{"name": "counted", "cluster": {"server": format!("http://127.0.0.1:{COUNTED}")}}],
+        "users": [{"name": "counted", "user": {}}],
+        "contexts": [{"name": "counted", "context": {"cluster": "counted", "user": "counted"}}],
+    });
+    std::fs::write(&path, config.to_string())?;
+    Ok(path)
+}
+
+/// Waits until the controller has sent that many writes and none waits, without asking the API server; answers when each was sent.
+/// One whose answer was late was made all the same, perhaps.
+fn until_written(
+    controller: &Controller<'_>,
+    counter: &Counter,
+    count: u64,
+    limit: Duration,
+) -> anyhow::Result<Vec<Instant>> {
+    let metric = |name: &str| controller.metric(&format!("kmesh_se_controller_{name}")).ok();
+    let written = || {
+        let sent = metric("writes_total{result=\"written\"}")? + metric("writes_total{result=\"failed\"}")?;
+        (sent >= count && metric("queue")? == 0).then_some(())
+    };
+    poll::until(&format!("{count} entries to be written"), limit, written)
+        .with_context(|| controller.process.tail())?;
+    Ok(counter.take())
+}
+
+#[test]
+#[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
+fn ten_thousand_entries_have_addresses_within_a_minute_and_no_second_has_more_writes_than_allowed()
+-> anyhow::Result<()> {
+    // A build without optimisation is not what the claim is about.
+    let whole = Duration::from_secs(if is_release(&program()?)? { 60 } else { 240 });
+    let api = api()?;
+    let _proxy = start_proxy(&api)?;
+    let (counter, kubeconfig) = (Counter::start(&api)?, kubeconfig(&api)?);
+
+    // At most 50 a second, as the flag says.
+    make(&api, &(0..FEW).collect::<Vec<_>>())?;
+    let flags = ["--writes-per-second", "50"];
+    let slow = Controller::start_as(&api, &kubeconfig, 9401, &flags)?;
+    let starts = until_written(&slow, &counter, FEW.into(), Duration::from_secs(120))?;
+    let took = starts[starts.len() - 1] - starts[0];
+    println!(
+        "{FEW} entries with at most 50 writes a second: {:.1} s, at most {} in a second",
+        took.as_secs_f64(),
+        most_in_a_second(&starts)
+    );
+    assert!(most_in_a_second(&starts) <= 50, "{}", most_in_a_second(&starts));
+    slow.stop()?;
+    let before = all_addresses(&api)?;
+
+    // By default.
+    make(&api, &(FEW..FEW + ENTRIES).collect::<Vec<_>>())?;
+    let began = Instant::now();
+    let controller = Controller::start_as(&api, &kubeconfig, 9401, &[])?;
+    let starts = until_written(&controller, &counter, ENTRIES.into(), Duration::from_secs(240))?;
+    let took = starts[starts.len() - 1] - began;
+    println!(
+        "{ENTRIES} entries with the default limit: {:.1} s from the controller's start, at most {} in a second",
+        took.as_secs_f64(),
+        most_in_a_second(&starts)
+    );
+    assert!(most_in_a_second(&starts) <= 250, "{}", most_in_a_second(&starts));
+    assert!(took < whole, "all were written after {took:?}");
+    let after = all_addresses(&api)?;
+    assert_eq!(after.len(), 2 * usize::try_from(FEW + ENTRIES)?);
+    assert!(before.iter().all(|address| after.contains(address)), "an address has moved");
+    let values: std::collections::BTreeSet<_> =
+        after.iter().filter_map(|a| a.split_once('=')).map(|a| a.1).collect();
+    assert_eq!(values.len(), after.len(), "no address is given twice");
+    controller.stop()?;
+    assert_eq!(api.end(), Vec::<String>::new());
+    Ok(())
+}
