@@ -44,6 +44,11 @@ fn the_tutorial_by_the_chart_from_the_first_command_to_the_last() -> anyhow::Res
     let example = |name: &str| examples_folder().join(name).display().to_string();
     println!("{}", kubectl.run(&["apply", "-f", &example("external-fake-svc.yaml")])?);
 
+    // The controller gives it its addresses.
+    let addresses = ["get", "serviceentry", "external-fake-svc", "-o", "jsonpath={.status.addresses}"];
+    let has_both = |text: &str| text.contains("240.240.0.1") && text.contains("2001:2::1");
+    println!("{}", kubectl.until(&addresses, EFFECT, has_both).with_context(|| release.agents())?);
+
     let agent = |answer: &Value| answer["headers"]["User-Agent"].clone();
     let headers =
         |host: &str, answer: &Value| json!({"Accept": "*/*", "Host": host, "User-Agent": agent(answer)});

@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tests::cluster::chart::{Helm, chart};
 use tests::cluster::{ApiServer, programs};
+use tests::servers::Process;
 use tests::stage::examples_folder;
 use tests::{agent, poll};
 
@@ -153,9 +154,12 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
     let (helm, kubectl) = (Helm::of(&api)?, api.kubectl());
     let chart = chart().display().to_string();
     helm.run(&["lint", "--strict", &chart])?;
-    for (value, said) in
-        [("nonsense=1", "nonsense"), ("mode=other", "/mode"), ("paths.run=/run", "/paths/run")]
-    {
+    for (value, said) in [
+        ("nonsense=1", "nonsense"),
+        ("mode=other", "/mode"),
+        ("paths.run=/run", "/paths/run"),
+        ("controller.replicas=0", "/controller/replicas"),
+    ] {
         // Helm itself knows no version of Kubernetes that is new enough when it was not built by its own makefile.
         let refused = helm.output(&["template", &chart, "--kube-version", "1.36.0", "--set", value])?;
         let error = String::from_utf8_lossy(&refused.stderr);
@@ -166,23 +170,51 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
     let install = ["install", "kmesh-se", &chart, "-n", "kmesh-se", "--set", "resolvers={10.96.0.10}"];
     helm.run(&install)?;
     let set = kubectl.json(&["get", "daemonset", "kmesh-se", "-n", "kmesh-se"])?;
-    nothing_is_privileged(&set);
-    the_agent_knows_its_flags(&set)?;
+    nothing_is_privileged(&set, Some(&["BPF", "NET_ADMIN", "PERFMON"]));
+    let resolver = |word: &Value| word == "--resolver=10.96.0.10";
+    let words = set["spec"]["template"]["spec"]["containers"][0]["args"].as_array();
+    assert!(words.is_some_and(|words| words.iter().any(resolver)), "{words:?}");
+    the_program_knows_its_flags(&set)?;
+    let controller = kubectl.json(&["get", "deployment", "kmesh-se-controller", "-n", "kmesh-se"])?;
+    nothing_is_privileged(&controller, None);
+    the_program_knows_its_flags(&controller)?;
+    assert_eq!(controller["spec"]["replicas"], 2);
+    let budget = kubectl.json(&["get", "poddisruptionbudget", "kmesh-se-controller", "-n", "kmesh-se"])?;
+    assert_eq!(budget["spec"]["selector"], controller["spec"]["selector"]);
+    assert_ne!(set["spec"]["selector"], controller["spec"]["selector"]);
     for name in NAMES {
         let crd = kubectl.json(&["get", "crd", name])?;
         assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
     }
     // What the agent is allowed to, and that it may write nothing.
-    let account = "--as=system:serviceaccount:kmesh-se:kmesh-se";
-    let may = |verb: &str, what: &str| {
-        let output = kubectl.output(&["auth", "can-i", verb, what, "-A", account])?;
+    let may_as = |account: &str, words: &[&str]| {
+        let account = format!("--as=system:serviceaccount:kmesh-se:{account}");
+        let output = kubectl.output(&[&["auth", "can-i", &account], words].concat())?;
         anyhow::Ok(output.stdout.starts_with(b"yes"))
     };
+    let may = |verb: &str, what: &str| may_as("kmesh-se", &[verb, what, "-A"]);
     for what in ["serviceentries", "workloadentries", "namespaces", "nodes", "pods", "services"] {
         assert!(may("list", what)? && may("watch", what)?, "{what}");
         assert!(!may("update", what)? && !may("create", what)? && !may("delete", what)?, "{what}");
     }
     assert!(!may("list", "secrets")?);
+    // The controller writes the status of entries, and the Lease of its own namespace.
+    let lease = "leases.coordination.k8s.io/kmesh-se-controller";
+    for (words, is_allowed) in [
+        (&["list", "serviceentries", "-A"][..], true),
+        (&["watch", "serviceentries", "-A"], true),
+        (&["patch", "serviceentries", "--subresource=status", "-A"], true),
+        (&["patch", "serviceentries", "-A"], false),
+        (&["update", "serviceentries", "-A"], false),
+        (&["list", "pods", "-A"], false),
+        (&["create", "leases.coordination.k8s.io", "-n", "kmesh-se"], true),
+        (&["update", lease, "-n", "kmesh-se"], true),
+        (&["update", "leases.coordination.k8s.io/other", "-n", "kmesh-se"], false),
+        (&["update", lease, "-n", "default"], false),
+    ] {
+        assert_eq!(may_as("kmesh-se-controller", words)?, is_allowed, "{words:?}");
+    }
+    the_charts_rules_are_enough(&api)?;
 
     let upgrade = ["upgrade", "kmesh-se", &chart, "-n", "kmesh-se", "--reuse-values", "--set"];
     helm.run(&[&upgrade[..], &["log=debug"]].concat())?;
@@ -191,7 +223,9 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
     let sets = kubectl.json(&["get", "daemonsets", "-n", "kmesh-se"])?;
     assert_eq!(sets["items"].as_array().map(Vec::len), Some(1), "{sets}");
     let set = &sets["items"][0];
-    nothing_is_privileged(set);
+    nothing_is_privileged(set, Some(&["BPF", "NET_ADMIN", "PERFMON"]));
+    let controllers = kubectl.json(&["get", "deployments", "-n", "kmesh-se"])?;
+    assert_eq!(controllers["items"], json!([]), "no address is allocated while nodes are cleaned");
     assert_eq!(set["spec"]["template"]["spec"]["initContainers"][0]["args"], json!(["cleanup", "--wait"]));
     assert!(!may("list", "pods")?, "what cleans up needs nothing of the API server");
     helm.run(&["uninstall", "kmesh-se", "-n", "kmesh-se"])?;
@@ -214,7 +248,26 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
     Ok(())
 }
 
-fn nothing_is_privileged(set: &Value) {
+/// A controller with the rights of the chart alone gives an entry its addresses.
+fn the_charts_rules_are_enough(api: &ApiServer) -> anyhow::Result<()> {
+    let kubectl = api.kubectl();
+    let kubeconfig = api.kubeconfig_of("kmesh-se", "kmesh-se-controller")?;
+    kubectl.apply(&entry(json!({"hosts": ["a.test"], "resolution": "STATIC",
+        "ports": [{"name": "http", "number": 80, "protocol": "HTTP"}], "endpoints": [{"address": "10.0.0.1"}]})))?;
+    let mut command = api.netns().command(agent::program()?);
+    command.args(["controller", "--lease=kmesh-se-controller", "--lease-namespace=kmesh-se"]);
+    command.arg("--kubeconfig").arg(kubeconfig);
+    let controller = Process::start(&mut command, &api.run().folder()?.join("controller.log"))?;
+    let wide = ["get", "serviceentries", "-o", "wide"];
+    let table = kubectl.until(&wide, LIMIT, |table| table.contains("240.240.0.1"));
+    let table = table.with_context(|| controller.tail())?;
+    let head: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "AGE", "ADDRESS"]);
+    kubectl.run(&["delete", "serviceentry", "tried"]).map(drop)
+}
+
+/// None of the containers; `capabilities` are all that it has.
+fn nothing_is_privileged(set: &Value, capabilities: Option<&[&str]>) {
     let pod = &set["spec"]["template"]["spec"];
     assert_eq!((&pod["hostPID"], &pod["hostIPC"]), (&Value::Null, &Value::Null));
     let all = [&pod["containers"], &pod["initContainers"]].into_iter().filter_map(Value::as_array).flatten();
@@ -225,22 +278,21 @@ fn nothing_is_privileged(set: &Value) {
         assert_eq!(security["allowPrivilegeEscalation"], false, "{container}");
         assert_eq!(security["readOnlyRootFilesystem"], true, "{container}");
         assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault", "{container}");
-        let capabilities = json!({"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]});
-        assert_eq!(security["capabilities"], capabilities, "{container}");
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]), "{container}");
+        assert_eq!(security["capabilities"]["add"], json!(capabilities), "{container}");
         count += 1;
     }
     assert!(count > 0);
 }
 
-/// The agent would refuse a flag that it does not have before it comes to `--help`.
-fn the_agent_knows_its_flags(set: &Value) -> anyhow::Result<()> {
+/// The program would refuse a flag that it does not have before it comes to `--help`.
+fn the_program_knows_its_flags(set: &Value) -> anyhow::Result<()> {
     let container = &set["spec"]["template"]["spec"]["containers"][0];
     let words = container["args"].as_array().context("no arguments")?;
     let words: Vec<_> = words.iter().filter_map(Value::as_str).collect();
-    assert!(words.contains(&"--resolver=10.96.0.10"), "{words:?}");
     let help = Command::new(agent::program()?).args(&words).arg("--help").output()?;
     assert!(help.status.success(), "{words:?}: {}", String::from_utf8_lossy(&help.stderr));
-    // Variables that the agent would not read would be in vain.
+    // Variables that it would not read would be in vain.
     let help = String::from_utf8(help.stdout)?;
     for name in container["env"].as_array().into_iter().flatten().filter_map(|v| v["name"].as_str()) {
         assert!(help.contains(name), "{name}");

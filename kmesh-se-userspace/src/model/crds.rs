@@ -22,8 +22,12 @@ struct Names {
     short: &'static str,
     about: &'static str,
     /// What `kubectl get` shows: name, type and path.
-    columns: &'static [(&'static str, &'static str, &'static str)],
+    columns: &'static [Column],
+    /// What it shows beside these with `-o wide`.
+    wide: &'static [Column],
 }
+
+type Column = (&'static str, &'static str, &'static str);
 
 const SERVICE_ENTRY: Names = Names {
     kind: "ServiceEntry",
@@ -36,6 +40,8 @@ const SERVICE_ENTRY: Names = Names {
         ("Resolution", "string", ".spec.resolution"),
         ("Age", "date", ".metadata.creationTimestamp"),
     ],
+    // Of a list, a column shows the first.
+    wide: &[("Address", "string", ".status.addresses[0].value")],
 };
 
 const WORKLOAD_ENTRY: Names = Names {
@@ -44,6 +50,7 @@ const WORKLOAD_ENTRY: Names = Names {
     short: "we",
     about: "One who answers for the hosts of ServiceEntries that select it by its labels.",
     columns: &[("Age", "date", ".metadata.creationTimestamp"), ("Address", "string", ".spec.address")],
+    wide: &[],
 };
 
 /// The definitions, ServiceEntry's first.
@@ -56,9 +63,13 @@ pub fn crds() -> [Value; 2] {
 }
 
 fn definition<Spec: JsonSchema, Status: JsonSchema>(names: &Names) -> Value {
-    let column =
-        |(name, kind, path): &(&str, &str, &str)| json!({"name": name, "type": kind, "jsonPath": path});
-    let columns: Vec<_> = names.columns.iter().map(column).collect();
+    let column = |(name, kind, path): &Column| json!({"name": name, "type": kind, "jsonPath": path});
+    let wide = |found: &Column| {
+        let mut column = column(found);
+        column["priority"] = json!(1);
+        column
+    };
+    let columns: Vec<_> = names.columns.iter().map(column).chain(names.wide.iter().map(wide)).collect();
     let schema = json!({
         "type": "object",
         "description": names.about,

@@ -150,7 +150,8 @@ impl Release {
     /// # Errors
     /// When the API server does not say.
     pub fn pods(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let pods = self.kubectl.json(&["-n", RELEASE, "get", "pods"])?;
+        let of_agents = "app.kubernetes.io/component!=controller";
+        let pods = self.kubectl.json(&["-n", RELEASE, "get", "pods", "-l", of_agents])?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let pod =
             |pod: &Value| (text(&pod["metadata"]["name"]), text(&pod["spec"]["containers"][0]["image"]));

@@ -33,6 +33,10 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
+{{- define "kmesh-se.controller" -}}
+{{- printf "%s-controller" (include "kmesh-se.fullname" . | trunc 52 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- /* No more than the agent needs: shown to be enough by running it with these alone. */ -}}
 {{- define "kmesh-se.securityContext" -}}
 privileged: false
