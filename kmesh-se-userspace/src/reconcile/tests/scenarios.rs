@@ -34,6 +34,9 @@ struct Scenario {
     /// Where virtual addresses come from.
     #[serde(default)]
     ranges: VipRanges,
+    /// Whether hosts wait for an address that somebody else gives them, as in a cluster.
+    #[serde(default)]
+    waits_for_address: bool,
     /// Namespace -> the names that its clients ask for one after the other, when all objects are there.
     #[serde(default)]
     asks: BTreeMap<String, Vec<String>>,
@@ -182,6 +185,7 @@ impl Scenario {
         let place = Place { locality: locality.unwrap_or_default(), node: self.node.clone() };
         let mut node = Node::at(place, self.ranges);
         node.asks = !self.unasked;
+        node.reconciler = node.reconciler.allocating(!self.waits_for_address);
         node
     }
 
