@@ -1,6 +1,6 @@
-//! `kmesh-se probe`: is this agent alive, is it ready?
+//! `kmesh-se probe`: is this agent, or controller, alive, is it ready?
 //!
-//! In: where the agent serves its health. Out: yes or no, and why not. Never: a judgement of its own.
+//! In: where it serves its health. Out: yes or no, and why not. Never: a judgement of its own.
 
 use std::{
     fmt,
@@ -20,19 +20,19 @@ use crate::health::HealthAddr;
 /// Longer than any supervisor waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Ask an agent that was started with --health whether it is alive, or ready.
+/// Ask an agent or a controller that was started with --health whether it is alive, or ready.
 ///
 /// For a supervisor that probes by a command. Where the address is a Unix socket of the agent's own, as in the Helm chart, the
 /// answer is this agent's also while two of them run, as in a rolling update.
 ///
-/// Exit status: 0 yes, 1 no (the reason is printed), 2 no agent answers.
+/// Exit status: 0 yes, 1 no (the reason is printed), 2 nobody answers.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// `healthz`: the agent's loop runs. `readyz`: the source was read, programs are attached, DNS is served.
+    /// `healthz`: its loop runs. `readyz`: the source was read; of an agent also: programs are attached, DNS is served.
     #[arg(value_enum)]
     question: Question,
 
-    /// Where the agent serves it.
+    /// Where it serves that.
     #[arg(long, env = "KMESH_SE_HEALTH", value_name = "ADDR:PORT|unix:PATH")]
     health: HealthAddr,
 }
