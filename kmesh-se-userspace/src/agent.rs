@@ -9,6 +9,7 @@ mod enrolling;
 mod events;
 mod explain;
 mod handover;
+mod heartbeat;
 mod input;
 mod inventory;
 mod place;
@@ -21,16 +22,13 @@ mod surroundings;
 mod trace;
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, os::unix::net::UnixListener as StdUnixListener, path::PathBuf,
-    sync::Arc, time::Duration,
+    collections::BTreeMap, os::unix::net::UnixListener as StdUnixListener, path::PathBuf, sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
 use jiff::Timestamp;
-use kmesh_se_common::{
-    limits::{LAYOUT_VERSION, LEVEL_END, MAX_LEVELS},
-    maps::{Config as KernelConfig, Event},
-};
+use kmesh_se_common::maps::Event;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -64,10 +62,7 @@ use crate::{
     reconcile::Reconciler,
     resolve::{self, Resolver},
     routes::{self as vip_routes, RouteError},
-    sink::{
-        Sink,
-        aya::{AyaMaps, Heartbeat},
-    },
+    sink::{Sink, aya::AyaMaps},
     source::Event as SourceEvent,
     state::{KnownAddresses, StateDir},
 };
@@ -76,10 +71,6 @@ use crate::{
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long the programs wait for the sources before they are attached all the same.
 const SYNC_PATIENCE: Duration = Duration::from_secs(10);
-/// How often the kernel is told that DNS is served.
-const HEARTBEAT: Duration = Duration::from_millis(500);
-/// The kernel captures DNS until this long after the last heartbeat.
-const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
 /// How often rows that could not be written are tried again, and new addresses saved.
 const UPKEEP: Duration = Duration::from_secs(2);
 /// Room for events that the loop has not read yet.
@@ -144,7 +135,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (programs, mut maps) = loader::load(pins, &args.capacities())?;
     refusals.read_from(&mut maps, &mut tasks, &shutdown)?;
     let mut maps = AyaMaps::new(maps, args.capacities())?;
-    maps.write_config(kernel_config(&listen, &resolvers, dns.last_port()))?;
+    maps.write_config(heartbeat::kernel_config(&listen, &resolvers, dns.last_port()))?;
     maps.write_resolvers(&resolvers.iter().map(std::net::SocketAddr::ip).collect::<Vec<_>>())?;
     let heartbeat = maps.heartbeat();
 
@@ -195,7 +186,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let pod_cgroups = agent.watch_pods(&mut tasks, &shutdown)?;
     agent.enrol_again(&cgroups).await?;
     agent.enrol_configured().await?;
-    tasks.spawn(beat(agent.dns.clone(), heartbeat.clone(), shutdown.clone()));
+    tasks.spawn(heartbeat::beat(agent.dns.clone(), heartbeat.clone(), shutdown.clone()));
 
     let (events_out, events) = mpsc::channel(QUEUE);
     let (queries_out, queries) = mpsc::channel(QUEUE);
@@ -273,34 +264,6 @@ async fn sockets(
 async fn serve_admin(admin: AdminSocket, queries: mpsc::Sender<Query>, shutdown: CancellationToken) {
     if let Err(error) = admin.serve(queries, shutdown).await {
         tracing::error!(%error, "the admin socket failed");
-    }
-}
-
-fn kernel_config(listen: &DnsListen, resolvers: &[SocketAddr], last_port: u16) -> KernelConfig {
-    // An address where nobody listens is no listener's: dialling it is nobody's business.
-    let serves = |ip: std::net::IpAddr| resolvers.iter().any(|r| listen.for_resolver(r) == Some(ip));
-    KernelConfig {
-        layout: LAYOUT_VERSION,
-        dns4: listen.v4().filter(|v4| serves((*v4).into())).map_or([0; 4], |v4| v4.octets()),
-        dns6: listen.v6().filter(|v6| serves((*v6).into())).map_or([0; 16], |v6| v6.octets()),
-        dns_port_first: listen.port(),
-        dns_port_last: last_port,
-        flags: 0,
-        levels: [LEVEL_END; MAX_LEVELS],
-        heartbeat_ns: 0,
-        heartbeat_max_ns: u64::try_from(HEARTBEAT_MAX.as_nanos()).unwrap_or(u64::MAX),
-        cidrs: 0,
-    }
-}
-
-/// Passes the beat of the loops that serve DNS on to the kernel; when one of them hangs, so does the beat.
-async fn beat(dns: Arc<DnsServer>, heartbeat: Heartbeat, shutdown: CancellationToken) {
-    let mut ticks = interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        if dns.last_beat().is_some_and(|at| at.elapsed() < HEARTBEAT_MAX / 2) {
-            heartbeat.beat();
-        }
     }
 }
 
@@ -426,6 +389,9 @@ impl Agent {
             }
             while let Ok(ask) = inputs.asks.try_recv() {
                 self.demand(ask);
+            }
+            while let Ok(event) = inputs.in_vain.try_recv() {
+                self.dialled_in_vain(&event);
             }
             // A pod's first process may be near.
             self.enrol_pods().await;

@@ -172,10 +172,10 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
-    /// Whether every name of a host in use has been answered, or remembered, at least once.
+    /// Whether every name of a host in use has been answered, or has failed, or is remembered.
     #[must_use]
     pub fn is_resolved(&self) -> bool {
-        self.needs.fresh().all(|name| self.resolved.contains_key(name))
+        self.needs.fresh().all(|name| self.resolved.contains_key(name) || self.needs.is_complete(name))
     }
 
     /// Whether [`Reconciler::prepare`] has something to do.
@@ -336,7 +336,8 @@ impl<M: Maps> Reconciler<M> {
         for host in hosts {
             let Some(desired) = self.desired.get(host) else { continue };
             self.publish_concrete(host, &desired.concrete);
-            if self.failed.contains_key(host) && self.names.get(host).is_none() {
+            let has_address = |names: NameEntry| names.views.values().any(|view| !view.vips.is_empty());
+            if self.failed.contains_key(host) && !self.names.get(host).is_some_and(has_address) {
                 continue;
             }
             let is_complete = self.needs.are_complete(host);

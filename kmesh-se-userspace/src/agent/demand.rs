@@ -43,7 +43,7 @@ impl Agent {
 
     /// A connection found no backend.
     pub(super) fn dialled_in_vain(&mut self, event: &Event) {
-        let own = self.reconciler.sink().namespace_of(event.scope).cloned().map(Scope::Namespace);
+        let own = self.reconciler.sink().scope_of(event.scope);
         let scopes: Vec<_> = own.into_iter().chain([Scope::Mesh]).collect();
         self.reconciler.dialled_in_vain(scopes.iter(), addr::to_ip(event.addr), Timestamp::now());
     }

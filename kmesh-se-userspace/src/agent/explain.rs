@@ -83,7 +83,7 @@ impl Agent {
         AgentFacts {
             attached: matches!(self.programs, Programs::Attached(_)),
             synced: report.synced,
-            dns_served: self.dns.last_beat().is_some_and(|at| at.elapsed() < super::HEARTBEAT_MAX),
+            dns_served: self.dns.last_beat().is_some_and(|at| at.elapsed() < super::heartbeat::HEARTBEAT_MAX),
             problems: report.problems().count(),
         }
     }

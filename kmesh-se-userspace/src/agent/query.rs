@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kmesh_se_common::addr;
 
-use super::{Agent, HEARTBEAT_MAX, Programs, events, pods::PodEnrolments};
+use super::{Agent, Programs, events, heartbeat::HEARTBEAT_MAX, pods::PodEnrolments};
 use crate::{
     admin::Query,
     desired::{Backend, Frontend, ServiceKey},

@@ -136,7 +136,8 @@ impl Desired {
 
     fn older_straight(&self, claim: &Claim, frontend: &Frontend) -> Option<&HostName> {
         let address = Address { scope: frontend.scope.clone(), address: frontend.address };
-        self.straight.get(&address)?.before(claim).next().map(|((.., host), ())| host)
+        let oldest = self.straight.get(&address)?.keys().next()?;
+        (oldest < claim).then_some(&oldest.3)
     }
 
     /// The frontends that anybody wants at the addresses that a host has dialled straight.

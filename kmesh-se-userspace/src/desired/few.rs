@@ -156,14 +156,6 @@ impl<K: Ord, V> Few<K, V> {
     pub fn into_keys(self) -> impl Iterator<Item = K> {
         self.into_iter().map(|(key, _)| key)
     }
-
-    /// The entries before `key`, in order.
-    pub(super) fn before<'a, 'k>(
-        &'a self,
-        key: &'k K,
-    ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, 'k, K, V> {
-        self.iter().take_while(move |(other, _)| *other < key)
-    }
 }
 
 fn place<K: Borrow<Q>, V, Q: Ord + ?Sized>(list: &[(K, V)], key: &Q) -> Result<usize, usize> {
@@ -261,7 +253,6 @@ mod tests {
                 }
                 prop_assert_eq!((few.len(), few.get(&key), few.is_empty()), (map.len(), map.get(&key), map.is_empty()));
                 prop_assert!(few.iter().eq(map.iter()));
-                prop_assert!(few.before(&key).eq(map.range(..key)));
                 prop_assert_eq!(&few, &map.iter().map(|(key, value)| (*key, *value)).collect());
             }
             few.retain(|key, _| key % 2 == 0);

@@ -2,16 +2,13 @@
 //!
 //! In: a plan, and the entries that it was made from. Out: the same with conditions. Never: a refusal; nothing here is enforced.
 
-use std::collections::BTreeMap;
-
 use super::{Condition, Plan, conditions};
-use crate::model::{ObjectRef, Resolution, Snapshot};
+use crate::model::{Kind, ObjectRef, Resolution, Snapshot};
 
 /// Says in `plan` what the policy would refuse although an entry names it. Connections are known by their address and port alone:
 /// a host without an address cannot be told from one that no entry names, and of addresses that pass on every port the listed
 /// ports are left.
 pub fn registry_only(plan: &mut Plan, snapshot: &Snapshot) {
-    let entries: BTreeMap<_, _> = snapshot.entries().map(|entry| (key(&entry.object), entry)).collect();
     for service in &mut plan.services {
         // A wildcard's names have addresses of their own when they are asked for.
         let is_on_demand = service.resolution == Resolution::DynamicDns && service.host.is_wildcard();
@@ -28,7 +25,8 @@ pub fn registry_only(plan: &mut Plan, snapshot: &Snapshot) {
                 ),
             });
         }
-        let entry = entries.get(&(service.namespace.as_str(), service.name.as_str()));
+        let (namespace, name) = (service.namespace.clone(), service.name.as_str().into());
+        let entry = snapshot.entry(&ObjectRef { kind: Kind::ServiceEntry, namespace, name });
         let is_written = entry.is_some_and(|entry| !entry.addresses.is_empty());
         if is_written && !service.vips.is_empty() {
             let ports: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
@@ -36,8 +34,4 @@ pub fn registry_only(plan: &mut Plan, snapshot: &Snapshot) {
             conditions::add(&mut service.conditions, "OtherPortsRefused", message);
         }
     }
-}
-
-fn key(object: &ObjectRef) -> (&str, &str) {
-    (object.namespace.as_str(), &object.name)
 }

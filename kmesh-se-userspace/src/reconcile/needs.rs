@@ -222,7 +222,8 @@ impl<M: Maps> Reconciler<M> {
 
     /// A client asks for `host`, or connects to it. Says whether its backends come from names.
     pub(super) fn use_host(&mut self, host: &HostName, now: Timestamp) -> bool {
-        if desired::wanted_names(&self.snapshot, host).is_empty() {
+        // A host that is new may be asked for before its needs are known.
+        if !self.needs.of.contains_key(host) && desired::wanted_names(&self.snapshot, host).is_empty() {
             return false;
         }
         if !self.needs.always.contains(host) && self.needs.used.insert(host.clone(), now).is_none() {
@@ -250,6 +251,8 @@ impl<M: Maps> Reconciler<M> {
     pub(super) fn quiet_hosts(&self, now: Timestamp) -> Vec<(HostName, Vec<ServiceKey>)> {
         let idle = self.leases.limits().idle;
         let quiet = self.needs.used.iter().filter(|(_, at)| now.duration_since(**at) >= idle);
+        // Those that are always in use have no time of their own.
+        let quiet = quiet.filter(|(host, _)| !self.needs.always.contains(*host));
         quiet.map(|(host, _)| (host.clone(), self.services_of(host))).collect()
     }
 
@@ -278,8 +281,13 @@ impl<M: Maps> Reconciler<M> {
     pub(super) fn end_use_unless_connected(&mut self, host: &HostName, connects: u64, now: Timestamp) {
         let seen = self.needs.connects.insert(host.clone(), connects);
         let was_used = self.needs.used.contains_key(host);
-        // Before the first look, connections are of those who asked.
-        if seen.unwrap_or(if was_used { 0 } else { connects }) != connects {
+        // Before the first look, connections are of those who asked. Services that are made anew count from zero again.
+        let are_new = match seen {
+            Some(seen) if connects >= seen => connects > seen,
+            Some(_) => connects > 0,
+            None => was_used && connects > 0,
+        };
+        if are_new {
             self.use_host(host, now);
             self.needs.used.insert(host.clone(), now);
         } else if was_used {
@@ -289,9 +297,10 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
-    /// Both families of a name have been answered, or have failed.
+    /// Both families of a name have been answered, or have failed. While it rests, that says nothing: who asks next waits for a
+    /// newer answer.
     pub fn completed(&mut self, name: &HostName) {
-        if self.needs.needs(name) && self.needs.complete.insert(name.clone()) {
+        if self.needs.is_fresh.get(name) == Some(&true) && self.needs.complete.insert(name.clone()) {
             let used = self.needs.dependents(name).filter(|host| self.needs.is_used(host));
             self.dirty.extend(used.cloned().collect::<Vec<_>>());
         }

@@ -193,7 +193,9 @@ impl Schedule {
         let state = self.names.get_mut(&ask.name).filter(|state| state.generation == ask.generation)?;
         let has_failed = matches!(outcome, Outcome::Failed(_));
         let mut wait = state.family_mut(ask.family).apply(&self.config, now, outcome, jitter);
-        if state.rests && !has_failed {
+        // Only what is known is worth to be tried again soon, before it is too old.
+        let is_at_stake = has_failed && !state.family_mut(ask.family).addresses.is_empty();
+        if state.rests && !is_at_stake {
             wait = late(self.config.rest(), jitter);
         }
         let due = now + wait;

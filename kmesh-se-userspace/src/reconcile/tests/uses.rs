@@ -79,6 +79,10 @@ fn names_are_resolved_when_a_client_asks_and_rest_when_nobody_does() {
     assert_eq!(node.frontends()[0], "* 240.240.0.1:80 TCP -> 10.0.0.1:80");
     assert!(node.waits_for("a.com"));
     assert!(matches!(node.look_up("default", "a.com"), Found::OnDemand { so_far: Some(_), .. }));
+    // What keeps the addresses from getting too old is no news for who asks.
+    node.answer("x.net", &["10.0.0.9"]);
+    node.step();
+    assert!(node.waits_for("a.com"));
     node.ask("a.com");
     assert_eq!(node.effects().want, names(["x.net", "y.net"]));
     node.answer("x.net", &["10.0.0.2"]);
@@ -112,6 +116,12 @@ fn connections_are_a_use_also_of_a_host_that_nobody_asked_for() {
     assert_eq!(node.host_use("a.com"), Some(HostUse::Idle), "connections of before");
     node.upkeep(4);
     assert_eq!((node.host_use("a.com"), &node.wanted), (Some(HostUse::Used), &names(["x.net"])));
+    node.idle();
+    assert_eq!(node.host_use("a.com"), Some(HostUse::Idle));
+    node.upkeep(0);
+    assert_eq!(node.host_use("a.com"), Some(HostUse::Idle), "its services were made anew");
+    node.upkeep(1);
+    assert_eq!(node.host_use("a.com"), Some(HostUse::Used));
 }
 
 #[test]
@@ -235,6 +245,7 @@ fn while_a_resolver_fails_a_client_waits_and_is_not_sent_to_nowhere() {
     }
     node.step();
     assert!(node.waits_for("a.com"));
+    assert!(node.reconciler.is_resolved(), "an upgrade does not wait for it");
     assert!(matches!(node.look_up("default", "a.com"), Found::OnDemand { so_far: None, .. }));
     // One is enough, whatever becomes of the other.
     node.answer("y.net", &["10.0.0.1"]);
