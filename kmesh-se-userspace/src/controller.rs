@@ -50,6 +50,8 @@ use crate::{
 const QUEUE: usize = 1024;
 /// How many writes are under way at one time.
 const AT_ONCE: usize = 64;
+/// A new leader waits so long: the last writes of the one before count for the limit of a second, and the watch tells of them.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often hosts without an address are tried again, and what is counted is told.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -87,7 +89,7 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         allocation: Allocation::new(args.vips.ranges()),
         allocates: args.allocate,
         is_synced: false,
-        leads: false,
+        begins_at: None,
         waits_for_istio: false,
         trouble: None,
         queue: Queue::default(),
@@ -116,7 +118,8 @@ struct Controller {
     allocation: Allocation,
     allocates: Allocates,
     is_synced: bool,
-    leads: bool,
+    /// When this one writes, if it leads.
+    begins_at: Option<Instant>,
     /// Whether addresses are left to Istio's allocator.
     waits_for_istio: bool,
     /// Why writes fail, if they do.
@@ -132,8 +135,6 @@ struct Controller {
 enum Refusal {
     /// The entry is not as it was thought to be.
     Changed,
-    /// It is gone.
-    Gone,
     /// Something else.
     Failed(Trouble),
 }
@@ -172,7 +173,8 @@ impl Controller {
 
     /// Whether it is this controller's turn to write, and there is something that it should.
     fn works(&self) -> bool {
-        self.leads && self.is_synced && !self.waits_for_istio && self.allocates != Allocates::Never
+        let begins = self.begins_at.is_some_and(|at| at <= Instant::now());
+        begins && self.is_synced && !self.waits_for_istio && self.allocates != Allocates::Never
     }
 
     /// When the next write can start, if one waits and may be begun.
@@ -212,8 +214,8 @@ impl Controller {
     }
 
     fn lead(&mut self, leads: bool) {
-        if leads != self.leads {
-            self.leads = leads;
+        if leads != self.begins_at.is_some() {
+            self.begins_at = leads.then(|| Instant::now() + PAUSE);
             self.queue.clear();
             self.allocation.look_again();
             self.metrics.update(|now| now.leads = leads);
@@ -268,7 +270,6 @@ impl Controller {
                 }
                 Outcome::Done
             }
-            Err(Refusal::Gone) => Outcome::Done,
             Err(Refusal::Changed) => {
                 tracing::debug!(entry = %object, "somebody else writes too: trying again");
                 self.metrics.update(|now| now.conflicts += 1);
@@ -276,7 +277,10 @@ impl Controller {
                 Outcome::Failed
             }
             Err(Refusal::Failed(trouble)) => {
-                if self.trouble.as_ref() != Some(&trouble) {
+                if trouble == Trouble::NotServed {
+                    // Usually gone, which the watch tells, too; else it is tried again.
+                    tracing::debug!(entry = %object, "a write found no such entry");
+                } else if self.trouble.as_ref() != Some(&trouble) {
                     tracing::warn!(entry = %object, error = %trouble, "a write failed, and is tried again");
                     self.trouble = Some(trouble);
                 }
@@ -306,7 +310,6 @@ async fn send(client: &Client, write: &Write) -> Result<Object, Refusal> {
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let patch = Patch::<()>::Json(write.patch.clone());
     let failed = |error: kube::Error| match Trouble::of(&error) {
-        Trouble::NotServed => Refusal::Gone,
         // A test of the patch that fails is an invalid request to the API server.
         Trouble::Refused { .. } | Trouble::Unable { code: 409, .. } => Refusal::Changed,
         trouble => Refusal::Failed(trouble),

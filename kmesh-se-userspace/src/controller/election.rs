@@ -98,11 +98,13 @@ impl Election {
             return self.won(self.leases.create(&params(), &mine).await, now);
         };
         let spec = lease.spec.clone().unwrap_or_default();
+        // After the answer: its holder may have renewed it until a moment ago.
+        let read_at = Instant::now();
         let version = lease.metadata.resource_version.clone().unwrap_or_default();
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != version) {
-            self.seen = Some((version, now));
+            self.seen = Some((version, read_at));
         }
-        let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
+        let since = self.seen.as_ref().map_or(read_at, |(_, since)| *since);
         let duration = spec.lease_duration_seconds.and_then(|secs| u64::try_from(secs).ok());
         let duration = duration.map_or(DURATION, Duration::from_secs);
         let is_free = match spec.holder_identity.as_deref() {
