@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -54,6 +54,16 @@ pub fn is_release(program: &Path) -> anyhow::Result<bool> {
         bail!("{} does not say its version", program.display());
     }
     Ok(!version.contains("debug build"))
+}
+
+/// What `kmesh-se crds` prints.
+///
+/// # Errors
+/// When it fails.
+pub fn definitions() -> anyhow::Result<String> {
+    let output = poll::output(Command::new(program()?).arg("crds"))?;
+    ensure!(output.status.success(), "kmesh-se crds: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// What the agent is started with.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::agent::program;
+use tests::agent::{definitions, program};
 use tests::cluster::{ApiServer, Kubectl};
 use tests::poll;
 use tests::servers::Process;
@@ -24,14 +24,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// An API server that knows our kinds.
 fn api() -> anyhow::Result<ApiServer> {
     let api = ApiServer::start()?;
-    let output = Command::new(program()?).arg("crds").output()?;
-    ensure!(output.status.success(), "kmesh-se crds: {}", String::from_utf8_lossy(&output.stderr));
-    let kubectl = api.kubectl();
-    kubectl.apply(&String::from_utf8(output.stdout)?)?;
-    let names = ["serviceentries", "workloadentries"].map(|name| format!("crd/{name}.networking.istio.io"));
-    kubectl.run(&["wait", "--for=condition=Established", &names[0], &names[1], "--timeout=30s"])?;
-    let served = || kubectl.run(&["get", "serviceentries,workloadentries"]).ok().map(drop);
-    poll::until("entries to be served", LIMIT, served)?;
+    api.kubectl().install_crds(&definitions()?)?;
     Ok(api)
 }
 

@@ -94,15 +94,6 @@ fn problem<'a>(status: &'a Value, origin: &str) -> Option<&'a Value> {
     status["source"]["problems"].as_array()?.iter().find(|problem| problem["origin"] == origin)
 }
 
-/// Makes the kinds, and waits until the API server serves them.
-fn install_crds(kubectl: &Kubectl) -> anyhow::Result<()> {
-    kubectl.apply(CRDS)?;
-    let names = ["serviceentries", "workloadentries"].map(|name| format!("crd/{name}.networking.istio.io"));
-    kubectl.run(&["wait", "--for=condition=Established", &names[0], &names[1], "--timeout=30s"])?;
-    let served = |_: &str| kubectl.run(&["get", "serviceentries,workloadentries"]).is_ok();
-    kubectl.until(&["version"], LIMIT, served).map(drop)
-}
-
 /// Anybody with all rights.
 fn admin(api: &ApiServer) -> PathBuf {
     api.kubectl().kubeconfig().to_owned()

@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde_json::{Value, json};
+use tests::agent::definitions;
 use tests::cluster::chart::{Helm, chart};
 use tests::cluster::{ApiServer, programs};
 use tests::servers::Process;
@@ -14,23 +15,6 @@ use tests::{agent, poll};
 const LIMIT: Duration = Duration::from_secs(60);
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
 const NAMES: [&str; 2] = ["serviceentries.networking.istio.io", "workloadentries.networking.istio.io"];
-
-/// `kmesh-se crds`.
-fn definitions() -> anyhow::Result<String> {
-    let output = Command::new(agent::program()?).arg("crds").output()?;
-    ensure!(output.status.success(), "kmesh-se crds: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-fn apply_definitions(api: &ApiServer, text: &str) -> anyhow::Result<()> {
-    let kubectl = api.kubectl();
-    kubectl.apply(text)?;
-    for name in NAMES {
-        kubectl.run(&["wait", "--for=condition=Established", &format!("crd/{name}"), "--timeout=60s"])?;
-    }
-    // Established is not yet served, by a moment.
-    poll::until("entries to be served", LIMIT, || kubectl.run(&["get", "serviceentries"]).ok().map(|_| ()))
-}
 
 /// Every example, applied in every version, reads the same in every version.
 fn examples_read_the_same_in_all_versions(api: &ApiServer) -> anyhow::Result<()> {
@@ -77,7 +61,7 @@ fn entry(spec: Value) -> String {
 #[ignore = "needs programs that `cargo xtask cluster` builds"]
 fn our_definitions_are_taken_by_an_api_server_and_serve_all_versions() -> anyhow::Result<()> {
     let api = ApiServer::start()?;
-    apply_definitions(&api, &definitions()?)?;
+    api.kubectl().install_crds(&definitions()?)?;
     examples_read_the_same_in_all_versions(&api)?;
 
     // What they refuse, by the field.
@@ -125,13 +109,13 @@ fn istios_definitions_serve_the_same_entries_and_ours_take_their_place() -> anyh
         .filter(|text| NAMES.iter().any(|name| text.contains(&format!("name: {name}"))))
         .collect();
     assert_eq!(ours.len(), NAMES.len());
-    apply_definitions(&api, &ours.join("\n---\n"))?;
+    api.kubectl().install_crds(&ours.join("\n---\n"))?;
     examples_read_the_same_in_all_versions(&api)?;
     // Objects of before stay readable when the definitions change, either way.
     let kubectl = api.kubectl();
     kubectl.apply(&entry(json!({"hosts": ["a.test"], "resolution": "DNS"})))?;
     let before = kubectl.json(&["get", "se", "tried"])?["spec"].clone();
-    apply_definitions(&api, &definitions()?)?;
+    api.kubectl().install_crds(&definitions()?)?;
     assert_eq!(kubectl.json(&["get", "se", "tried"])?["spec"], before);
     assert_eq!(api.end(), Vec::<String>::new());
     Ok(())
@@ -290,7 +274,7 @@ fn the_program_knows_its_flags(set: &Value) -> anyhow::Result<()> {
     let container = &set["spec"]["template"]["spec"]["containers"][0];
     let words = container["args"].as_array().context("no arguments")?;
     let words: Vec<_> = words.iter().filter_map(Value::as_str).collect();
-    let help = Command::new(agent::program()?).args(&words).arg("--help").output()?;
+    let help = poll::output(Command::new(agent::program()?).args(&words).arg("--help"))?;
     assert!(help.status.success(), "{words:?}: {}", String::from_utf8_lossy(&help.stderr));
     // Variables that it would not read would be in vain.
     let help = String::from_utf8(help.stdout)?;

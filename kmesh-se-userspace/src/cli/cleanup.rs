@@ -7,7 +7,7 @@ use std::{
     io::{self, ErrorKind, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    thread,
+    pin::pin,
     time::Duration,
 };
 
@@ -69,8 +69,18 @@ struct Report {
 pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     let socket = args.admin.path();
     let is_running = || UnixStream::connect(socket).is_ok();
-    while args.wait && is_running() {
-        thread::sleep(LOOK);
+    if args.wait && is_running() {
+        tracing::info!(socket = %socket.display(), "waiting for the agent that answers there to end");
+        block_on(async {
+            let mut stop = pin!(stop_signal());
+            while is_running() {
+                tokio::select! {
+                    stopped = &mut stop => return stopped,
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+            }
+            Ok(())
+        })?;
     }
     anyhow::ensure!(
         !is_running(),

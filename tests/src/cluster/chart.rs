@@ -23,6 +23,8 @@ pub const IMAGE_VARIABLE: &str = "KMSE_IMAGE";
 const RELEASE: &str = "kmesh-se";
 /// Where the chart mounts what is below `/sys/fs/cgroup` on the node.
 const CGROUPS: [&str; 2] = ["/sys/fs/cgroup", "/host/cgroup"];
+/// How long a command of Helm may take: `--wait` gives up after 300 s.
+const HELM: Duration = Duration::from_secs(360);
 /// How long pods may need to go.
 const GONE: Duration = Duration::from_secs(180);
 
@@ -55,7 +57,8 @@ impl Helm {
         for (variable, folder) in [("CACHE", "cache"), ("CONFIG", "config"), ("DATA", "data")] {
             helm.env(format!("HELM_{variable}_HOME"), self.folder.join(folder));
         }
-        helm.output().context("cannot run helm")
+        // It waits for five minutes at most.
+        poll::output_within(HELM, &mut helm)
     }
 
     /// What it prints, if it ends well.
@@ -164,7 +167,7 @@ impl Release {
     /// When it does not answer.
     pub fn ask(&self, cluster: &Cluster, command: &str) -> anyhow::Result<Value> {
         let program = agent::program()?.display().to_string();
-        let output = cluster.on_node(&program, &[command, "-o", "json"]).output()?;
+        let output = poll::output(&mut cluster.on_node(&program, &[command, "-o", "json"]))?;
         let error = String::from_utf8_lossy(&output.stderr);
         serde_json::from_slice(&output.stdout).with_context(|| format!("kmesh-se {command}: {error}"))
     }
@@ -195,6 +198,6 @@ impl Release {
 fn files(cluster: &Cluster) -> anyhow::Result<String> {
     let look = "ls -d /sys/fs/bpf/kmesh-se /run/kmesh-se /var/lib/kmesh-se 2>/dev/null; ip route show proto 107; \
                 ip -6 route show proto 107; true";
-    let output = cluster.on_node("sh", &["-c", look]).output()?;
+    let output = poll::output(&mut cluster.on_node("sh", &["-c", look]))?;
     Ok(String::from_utf8(output.stdout)?)
 }

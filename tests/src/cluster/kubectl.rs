@@ -14,6 +14,9 @@ use super::programs;
 use crate::netns::Netns;
 use crate::poll;
 
+/// How soon definitions that are established are served.
+const SERVED: Duration = Duration::from_secs(60);
+
 /// kubectl with the rights of one user.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
@@ -73,6 +76,20 @@ impl Kubectl {
     pub fn json(&self, words: &[&str]) -> anyhow::Result<Value> {
         let text = self.run(&[words, &["-o", "json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("kubectl {}", words.join(" ")))
+    }
+
+    /// Makes the definitions of ServiceEntry and WorkloadEntry, and waits until the API server serves them: that is a moment after
+    /// they are established.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn install_crds(&self, definitions: &str) -> anyhow::Result<()> {
+        self.apply(definitions)?;
+        let names =
+            ["serviceentries", "workloadentries"].map(|name| format!("crd/{name}.networking.istio.io"));
+        self.run(&["wait", "--for=condition=Established", &names[0], &names[1], "--timeout=60s"])?;
+        let served = || self.run(&["get", "serviceentries,workloadentries"]).ok().map(drop);
+        poll::until("entries to be served", SERVED, served)
     }
 
     /// `kubectl apply -f -`.

@@ -30,7 +30,7 @@ fn answer(api: &ApiServer, agent: &Agent, name: &str, kind: &str) -> anyhow::Res
     let words = agent.exec();
     let mut command = api.netns().command(&words[0]);
     command.args(&words[1..]).args(["dig", &format!("@{DNS}"), name, kind, "+short", "+tries=1", "+time=2"]);
-    let output = command.output()?;
+    let output = poll::output(&mut command)?;
     let mut lines: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     lines.sort();
     Ok(lines)

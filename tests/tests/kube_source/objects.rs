@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tests::cluster::Kubectl;
 
-use super::{Scene, admin, entry, install_crds};
+use super::{CRDS, Scene, admin, entry};
 
 /// Serves the entries in these versions only; they are stored as before.
 fn serve_only(kubectl: &Kubectl, versions: &[&str]) -> anyhow::Result<()> {
@@ -46,7 +46,7 @@ fn kinds_and_entries_are_followed_from_their_appearance_to_their_end() -> anyhow
     kubectl.apply("{apiVersion: v1, kind: Node, metadata: {name: n1}}")?;
     scene.until_problem("kube:nodes", None)?;
 
-    install_crds(kubectl)?;
+    kubectl.install_crds(CRDS)?;
     kubectl.apply(&entry("v1", "one", "192.0.2.1"))?;
     scene.until_serves(&["one.test", "192.0.2.1"])?;
     scene.until_problem("kube:serviceentries", None)?;
@@ -89,7 +89,7 @@ fn kinds_and_entries_are_followed_from_their_appearance_to_their_end() -> anyhow
     kubectl.run(&["delete", "crd", "serviceentries.networking.istio.io"])?;
     scene.agent.until_serves("one.test", false)?;
     scene.until_problem("kube:serviceentries", Some("CrdMissing"))?;
-    install_crds(kubectl)?;
+    kubectl.install_crds(CRDS)?;
     kubectl.apply(&entry("v1", "one", "192.0.2.1"))?;
     scene.until_serves(&["one.test"])?;
     scene.end()
@@ -99,7 +99,7 @@ fn kinds_and_entries_are_followed_from_their_appearance_to_their_end() -> anyhow
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn a_selector_picks_pods_and_workload_entries_wherever_they_are() -> anyhow::Result<()> {
     let scene = Scene::start(|api| {
-        install_crds(api.kubectl())?;
+        api.kubectl().install_crds(CRDS)?;
         make_pod(api.kubectl(), "before", "shop", "n2", "10.0.0.1")?;
         Ok(admin(api))
     })?;
@@ -143,7 +143,7 @@ fn a_selector_picks_pods_and_workload_entries_wherever_they_are() -> anyhow::Res
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn an_entry_waits_for_the_address_that_others_allocate() -> anyhow::Result<()> {
     let scene = Scene::start(|api| {
-        install_crds(api.kubectl())?;
+        api.kubectl().install_crds(CRDS)?;
         Ok(admin(api))
     })?;
     let kubectl = scene.kubectl();

@@ -8,7 +8,7 @@ use tests::is_long;
 use tests::servers::Echo;
 use tests::topology::BACKEND;
 
-use super::{Scene, admin, entry, install_crds};
+use super::{CRDS, Scene, admin, entry};
 
 /// Clients that dial an address again and again until they are ended.
 struct Load {
@@ -54,7 +54,7 @@ impl Drop for Load {
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn connections_go_on_without_the_api_server_and_changes_arrive_when_it_is_back() -> anyhow::Result<()> {
     let mut scene = Scene::start(|api| {
-        install_crds(api.kubectl())?;
+        api.kubectl().install_crds(CRDS)?;
         api.kubectl().apply(&entry("v1", "stays", "192.0.2.1"))?;
         api.kubectl().apply(&entry("v1", "goes", "192.0.2.2"))?;
         Ok(admin(api))

@@ -3,7 +3,7 @@
 use tests::agent::Agent;
 use tests::cluster::{ApiServer, Kubectl};
 
-use super::{Scene, entry, install_crds};
+use super::{CRDS, Scene, entry};
 
 /// All that the agent asks for: group and resource.
 const RULES: [(&str, &str); 6] = [
@@ -31,7 +31,7 @@ fn allow<'a>(kubectl: &Kubectl, rules: impl Iterator<Item = &'a (&'a str, &'a st
 /// Makes the agent's account with all rules, and a kubeconfig for it.
 fn account(api: &ApiServer) -> anyhow::Result<std::path::PathBuf> {
     let kubectl = api.kubectl();
-    install_crds(kubectl)?;
+    kubectl.install_crds(CRDS)?;
     kubectl.apply(&entry("v1", "one", "192.0.2.1"))?;
     kubectl.run(&["create", "namespace", "kmesh"])?;
     kubectl.run(&["-n", "kmesh", "create", "serviceaccount", "agent"])?;

@@ -14,7 +14,7 @@ use tests::poll;
 use tests::servers::Process;
 use tests::topology::NODE;
 
-use super::{NAME, admin, install_crds};
+use super::{CRDS, NAME, admin};
 
 const ENTRIES: u16 = 5_000;
 const PODS: u16 = 200;
@@ -98,7 +98,7 @@ fn pod(number: u16) -> Value {
 fn five_thousand_entries_are_ready_soon_and_take_little_memory() -> anyhow::Result<()> {
     let api = ApiServer::start()?;
     api.netns().ip(&format!("addr add {NODE}/32 dev lo\n"))?;
-    install_crds(api.kubectl())?;
+    api.kubectl().install_crds(CRDS)?;
     api.kubectl().apply("{apiVersion: v1, kind: Node, metadata: {name: n1}}")?;
     let mut proxy = api.kubectl().command(&["proxy", "--port=8001"]);
     let mut proxy = Process::start(proxy.stdin(Stdio::null()), &api.run().folder()?.join("proxy.log"))?;
