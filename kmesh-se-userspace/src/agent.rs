@@ -191,7 +191,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (events_out, events) = mpsc::channel(QUEUE);
     let (queries_out, queries) = mpsc::channel(QUEUE);
     let source = tokio::spawn(input.tell(events_out, shutdown.clone()));
-    tasks.spawn(serve_admin(admin, queries_out, shutdown.clone()));
+    tasks.spawn(query::serve_admin(admin, queries_out, shutdown.clone()));
     let (handovers_out, handovers) = mpsc::channel(1);
     tasks.spawn(handover::serve(handover, handovers_out, shutdown.clone()));
 
@@ -259,12 +259,6 @@ async fn sockets(
     let door = Door::opened();
     let admin = AdminSocket::open(&args.admin, &door).await?;
     Ok((admin, AdminSocket::open(&beside, &door).await?, door))
-}
-
-async fn serve_admin(admin: AdminSocket, queries: mpsc::Sender<Query>, shutdown: CancellationToken) {
-    if let Err(error) = admin.serve(queries, shutdown).await {
-        tracing::error!(%error, "the admin socket failed");
-    }
 }
 
 enum Programs {

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kmesh_se_common::addr;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{Agent, Programs, events, heartbeat::HEARTBEAT_MAX, pods::PodEnrolments};
 use crate::{
-    admin::Query,
+    admin::{AdminSocket, Query},
     desired::{Backend, Frontend, ServiceKey},
     enrol::Cgroup,
     loader,
@@ -20,6 +22,17 @@ use crate::{
         ResolveStatus, RouteStatus, ServiceStatus, Services, SourceStatus, Status,
     },
 };
+
+/// Serves the admin socket; an error is no reason to stop.
+pub(super) async fn serve_admin(
+    admin: AdminSocket,
+    queries: mpsc::Sender<Query>,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = admin.serve(queries, shutdown).await {
+        tracing::error!(%error, "the admin socket failed");
+    }
+}
 
 impl Agent {
     pub(super) async fn answer(&mut self, query: Query) {
