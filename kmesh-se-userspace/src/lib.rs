@@ -3,7 +3,7 @@
 //! The rooms, in the order in which a ServiceEntry passes through them:
 //! [`source`] raw input -> events, [`model`] meaning, [`resolve`] names -> addresses with expiry, [`desired`] what the
 //! maps and the DNS server should hold, [`diff`] what to change, [`sink`] the only writer of maps, [`dns`] answers to
-//! the clients' queries. [`reconcile`] joins them, [`agent`] runs them on a node; [`controller`] gives a cluster's hosts their addresses; [`loader`] has the BPF programs, [`enrol`] the
+//! the clients' queries. [`reconcile`] joins them, [`agent`] runs them on a node; [`controller`] gives a cluster's hosts their addresses; [`waypoint`] is what an Envoy is told over xDS; [`loader`] has the BPF programs, [`enrol`] the
 //! cgroups, [`pods`] says which of them are pods to handle, [`routes`] what refuses the rest, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`health`] what supervisors ask, [`cli`] and
 //! [`config`] the command line.
 
@@ -30,6 +30,7 @@ pub mod source;
 pub mod state;
 pub mod status;
 mod sys;
+pub mod waypoint;
 
 #[cfg(test)]
 mod testing;
