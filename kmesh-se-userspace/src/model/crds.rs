@@ -38,10 +38,14 @@ const SERVICE_ENTRY: Names = Names {
         ("Hosts", "string", ".spec.hosts"),
         ("Location", "string", ".spec.location"),
         ("Resolution", "string", ".spec.resolution"),
+        ("Accepted", "string", r#".status.conditions[?(@.type=="Accepted")].status"#),
         ("Age", "date", ".metadata.creationTimestamp"),
     ],
-    // Of a list, a column shows the first.
-    wide: &[("Address", "string", ".status.addresses[0].value")],
+    wide: &[
+        // Of a list, a column shows the first.
+        ("Address", "string", ".status.addresses[0].value"),
+        ("Reason", "string", r#".status.conditions[?(@.type=="Accepted")].reason"#),
+    ],
 };
 
 const WORKLOAD_ENTRY: Names = Names {
