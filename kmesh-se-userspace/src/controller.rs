@@ -1,17 +1,21 @@
 //! The controller of a cluster, top to bottom.
 //!
-//! In: its flags. Out: `status.addresses` of ServiceEntries, one truth for all nodes. Never: a write while another controller leads.
+//! In: its flags. Out: addresses and conditions in the status of ServiceEntries, one truth for all nodes, and Events about them.
+//! Never: a write while another controller leads.
 //!
 //! Every candidate follows the entries, so that the one that takes over knows them already.
 
 mod allocation;
+mod conditions;
 mod election;
+mod events;
+mod known;
 mod metrics;
 mod pace;
 mod patch;
 mod queue;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -30,8 +34,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    allocation::{Allocation, MANAGER, Write},
+    allocation::Allocation,
+    conditions::Left,
     election::{Election, Term, WRITE_TIMEOUT},
+    events::{Events, Sent},
+    known::{MANAGER, Write},
     metrics::Metrics,
     pace::Pace,
     queue::{Outcome, Queue},
@@ -52,6 +59,8 @@ const QUEUE: usize = 1024;
 const AT_ONCE: usize = 64;
 /// A new leader waits so long: the last writes of the one before count for the limit of a second, and the watch tells of them.
 const PAUSE: Duration = Duration::from_secs(1);
+/// After how many refusals of one version of an entry it is told: both kinds of test have failed, and it is not for others that write.
+const REFUSALS_TOLD: u32 = 4;
 /// How often hosts without an address are tried again, and what is counted is told.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -90,8 +99,11 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         allocates: args.allocate,
         is_synced: false,
         begins_at: None,
-        waits_for_istio: false,
+        left: None,
         trouble: None,
+        told_refused: BTreeSet::new(),
+        events: Events::new(),
+        sends: JoinSet::new(),
         queue: Queue::default(),
         pace: Pace::new(args.writes_per_second),
         writes: JoinSet::new(),
@@ -105,6 +117,7 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
     };
     tracing::info!("stopping");
     while controller.writes.join_next().await.is_some() {}
+    while controller.sends.join_next().await.is_some() {}
     election_over.cancel();
     election.await.context("the election failed")?;
     shutdown.cancel();
@@ -120,10 +133,14 @@ struct Controller {
     is_synced: bool,
     /// When this one writes, if it leads.
     begins_at: Option<Instant>,
-    /// Whether addresses are left to Istio's allocator.
-    waits_for_istio: bool,
+    /// Why addresses are left to others, if they are.
+    left: Option<Left>,
     /// Why writes fail, if they do.
     trouble: Option<Trouble>,
+    /// Entries of which it was told that the API server refuses their writes.
+    told_refused: BTreeSet<ObjectRef>,
+    events: Events,
+    sends: JoinSet<(ObjectRef, Result<Sent, Trouble>)>,
     queue: Queue,
     pace: Pace,
     writes: JoinSet<(Write, Result<Object, Refusal>)>,
@@ -133,8 +150,11 @@ struct Controller {
 
 /// Why a write was not made.
 enum Refusal {
-    /// The entry is not as it was thought to be.
-    Changed,
+    /// The entry is not as it was thought to be, or may not be written so.
+    Changed {
+        /// What the API server says.
+        message: String,
+    },
     /// Something else.
     Failed(Trouble),
 }
@@ -153,7 +173,11 @@ impl Controller {
                 event = events.recv() => self.event(event.context("the source stopped")?),
                 Some(written) = self.writes.join_next() => {
                     let (write, result) = written.context("a write failed")?;
-                    self.written(&write, result);
+                    self.written(write, result);
+                }
+                Some(sent) = self.sends.join_next() => {
+                    let (object, result) = sent.context("a send of an Event failed")?;
+                    self.sent(&object, &result);
                 }
                 changed = terms.changed() => changed.context("the election stopped")?,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -162,9 +186,12 @@ impl Controller {
             let term = *terms.borrow_and_update();
             self.lead(term.is_some_and(|until| until > Instant::now()));
             if self.works() {
-                self.allocation.allocate(Timestamp::now());
+                if self.left.is_none() {
+                    self.allocation.allocate(Timestamp::now());
+                }
                 self.note_changes();
                 self.start_writes(term);
+                self.send_events(term);
             }
             let missing = (!self.is_synced).then(|| "the API server has not told all entries yet".to_owned());
             self.health.turn(Step::Serving, missing.into_iter().collect());
@@ -174,19 +201,23 @@ impl Controller {
     /// Whether it is this controller's turn to write, and there is something that it should.
     fn works(&self) -> bool {
         let begins = self.begins_at.is_some_and(|at| at <= Instant::now());
-        begins && self.is_synced && !self.waits_for_istio && self.allocates != Allocates::Never
+        begins && self.is_synced
     }
 
     /// When the next write can start, if one waits and may be begun.
     fn due(&self) -> Option<Instant> {
-        let next = self.queue.next().filter(|_| self.works() && self.writes.len() < AT_ONCE)?;
+        let write = self.queue.next().filter(|_| self.writes.len() < AT_ONCE);
+        let next = write.into_iter().chain(self.events.next()).min().filter(|_| self.works())?;
         Some(next.max(self.pace.ready_at()?))
     }
 
     fn event(&mut self, event: Event) {
         match event {
             Event::Apply(Object::ServiceEntry(raw)) => self.allocation.apply(*raw, Timestamp::now()),
-            Event::Delete(object) => self.allocation.delete(&object, Timestamp::now()),
+            Event::Delete(object) => {
+                self.allocation.delete(&object, Timestamp::now());
+                self.told_refused.remove(&object);
+            }
             Event::Problems { origin, problems } => {
                 for problem in problems {
                     tracing::warn!(
@@ -198,25 +229,33 @@ impl Controller {
                 }
             }
             Event::Synced => self.is_synced = true,
-            Event::Apply(_) => {}
+            Event::Apply(other) => self.allocation.apply_other(&other, Timestamp::now()),
         }
         let istios = self.allocation.istios().filter(|_| self.allocates == Allocates::Auto);
-        if istios.is_some() != self.waits_for_istio {
-            self.waits_for_istio = istios.is_some();
-            match istios {
-                Some(entry) => tracing::warn!(
-                    %entry,
-                    "Istio's allocator is at work: addresses are left to it, unless --allocate always is given"
-                ),
-                None => tracing::info!("no address of Istio's allocator is left: allocating"),
-            }
+        let left = match self.allocates {
+            Allocates::Never => Some(Left::ByFlag),
+            Allocates::Auto | Allocates::Always => istios.map(|_| Left::ToIstio),
+        };
+        if left == self.left {
+            return;
         }
+        match istios {
+            Some(entry) => tracing::warn!(
+                %entry,
+                "Istio's allocator is at work: addresses are left to it, unless --allocate always is given"
+            ),
+            None if left.is_none() => tracing::info!("no address of Istio's allocator is left: allocating"),
+            None => {}
+        }
+        self.left = left;
+        self.allocation.leave(left);
     }
 
     fn lead(&mut self, leads: bool) {
         if leads != self.begins_at.is_some() {
             self.begins_at = leads.then(|| Instant::now() + PAUSE);
             self.queue.clear();
+            self.events.clear();
             self.allocation.look_again();
             self.metrics.update(|now| now.leads = leads);
         }
@@ -224,9 +263,9 @@ impl Controller {
 
     fn note_changes(&mut self) {
         let now = Instant::now();
-        for (object, age) in self.allocation.take_changed() {
-            match age {
-                Some(age) => self.queue.add(age, now),
+        for (object, item) in self.allocation.take_changed() {
+            match item {
+                Some(item) => self.queue.add(item, now),
                 None => self.queue.remove(&object),
             }
         }
@@ -239,8 +278,8 @@ impl Controller {
             if term.is_none_or(|until| until <= now) || !is_time {
                 return;
             }
-            let Some(object) = self.queue.pop(now) else { return };
-            let Some(write) = self.allocation.write(&object) else {
+            let Some((object, has_failed)) = self.queue.pop(now) else { return };
+            let Some(write) = self.allocation.write(&object, has_failed, Timestamp::now()) else {
                 self.queue.end(&object, Outcome::Nothing, now);
                 continue;
             };
@@ -255,7 +294,32 @@ impl Controller {
         }
     }
 
-    fn written(&mut self, write: &Write, result: Result<Object, Refusal>) {
+    /// What else there is room for: connections do not wait for it.
+    fn send_events(&mut self, term: Term) {
+        while self.sends.len() < AT_ONCE {
+            let now = Instant::now();
+            let is_time = self.pace.ready_at().is_some_and(|at| at <= now);
+            if term.is_none_or(|until| until <= now) || !is_time {
+                return;
+            }
+            let Some((object, event)) = self.events.pop(now) else { return };
+            self.pace.start(now);
+            let client = self.client.clone();
+            self.sends.spawn(async move { (object, events::send(&client, event).await) });
+        }
+    }
+
+    fn sent(&mut self, object: &ObjectRef, result: &Result<Sent, Trouble>) {
+        self.pace.end(Instant::now());
+        self.events.sent(object, result);
+        self.metrics.update(|now| match result {
+            Ok(Sent::New) => now.events += 1,
+            Ok(Sent::Known | Sent::Not) => {}
+            Err(_) => now.events_failed += 1,
+        });
+    }
+
+    fn written(&mut self, write: Write, result: Result<Object, Refusal>) {
         self.pace.end(Instant::now());
         let object = &write.object;
         let outcome = match result {
@@ -268,12 +332,21 @@ impl Controller {
                 if let Object::ServiceEntry(raw) = written {
                     self.allocation.wrote(*raw, Timestamp::now());
                 }
-                Outcome::Done
+                self.told_refused.remove(object);
+                self.events.add(object, &write.api_version, write.tells);
+                Outcome::Done(write.rank)
             }
-            Err(Refusal::Changed) => {
+            Err(Refusal::Changed { message }) => {
                 tracing::debug!(entry = %object, "somebody else writes too: trying again");
                 self.metrics.update(|now| now.conflicts += 1);
-                self.allocation.refused(object, &write.version);
+                let times = self.allocation.refused(object, &write.version);
+                if times >= REFUSALS_TOLD && self.told_refused.insert(object.clone()) {
+                    tracing::warn!(
+                        entry = %object,
+                        message,
+                        "the API server refuses to have the status written, although nobody changes the entry: trying on, more rarely"
+                    );
+                }
                 Outcome::Failed
             }
             Err(Refusal::Failed(trouble)) => {
@@ -296,7 +369,7 @@ impl Controller {
         self.allocation.retry();
         self.queue.forget(Instant::now());
         let (queue, counts) = (self.queue.len(), self.allocation.counts());
-        let leaves_allocation = self.waits_for_istio || self.allocates == Allocates::Never;
+        let leaves_allocation = self.left.is_some();
         self.metrics.update(|now| {
             (now.queue, now.counts, now.leaves_allocation) = (queue, counts, leaves_allocation);
         });
@@ -311,12 +384,13 @@ async fn send(client: &Client, write: &Write) -> Result<Object, Refusal> {
     let patch = Patch::<()>::Json(write.patch.clone());
     let failed = |error: kube::Error| match Trouble::of(&error) {
         // A test of the patch that fails is an invalid request to the API server.
-        Trouble::Refused { .. } | Trouble::Unable { code: 409, .. } => Refusal::Changed,
+        Trouble::Refused { message } | Trouble::Unable { code: 409, message } => Refusal::Changed { message },
         trouble => Refusal::Failed(trouble),
     };
     let request = Request::new(path).patch_subresource("status", name, &params, &patch);
     let request = request.map_err(kube::Error::BuildRequest).map_err(failed)?;
     let value: Value = client.request(request).await.map_err(failed)?;
     let read = read_object(Kind::ServiceEntry, &write.api_version, value);
-    read.map(|(object, _)| object).map_err(|_| Refusal::Changed)
+    read.map(|(object, _)| object)
+        .map_err(|_| Refusal::Changed { message: "the answer is no ServiceEntry".to_owned() })
 }

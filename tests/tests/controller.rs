@@ -2,6 +2,8 @@
 
 #[path = "controller/agents.rs"]
 mod agents;
+#[path = "controller/conditions.rs"]
+mod conditions;
 #[path = "controller/fights.rs"]
 mod fights;
 #[path = "controller/scale.rs"]

@@ -7,12 +7,12 @@ use crate::{config::ControllerArgs, controller};
 
 /// Run the controller of a cluster.
 ///
-/// Gives the hosts of ServiceEntries their virtual addresses, the same for all nodes, in `status.addresses`. Of several
-/// controllers, one works at a time: it holds a Lease, and another takes over within 15 seconds when it is gone. It ends with
+/// Gives the hosts of ServiceEntries their virtual addresses, the same for all nodes, in `status.addresses`, and tells what became of
+/// each entry in `status.conditions`: whether it is accepted, with every error, and what it does not get. Of several controllers, one works at a time: it holds a Lease, and another takes over within 15 seconds when it is gone. It ends with
 /// SIGINT or SIGTERM; addresses stay.
 ///
-/// Needs no privilege on its node; of the API server list and watch on serviceentries, patch on serviceentries/status, and get,
-/// create and update on leases of its namespace.
+/// Needs no privilege on its node; of the API server list and watch on serviceentries and services, patch on
+/// serviceentries/status, create on events of events.k8s.io, and get, create and update on leases of its namespace.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  \
     kmesh-se controller --kubeconfig FILE --lease-namespace kmesh-se --health 127.0.0.1:15022")]

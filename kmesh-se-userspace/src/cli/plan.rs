@@ -108,9 +108,7 @@ fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
         let named = |text: &str| if text.is_empty() { "-".to_owned() } else { visible(text) };
         let [kind, name] = [&rejected.kind, &rejected.name].map(|text| named(text));
         for issue in &rejected.errors {
-            // An issue with the text as a whole has no field.
-            let told = issue.to_string();
-            let told = visible(told.strip_prefix(": ").unwrap_or(&told));
+            let told = visible(&issue.to_string());
             let place = format!("{}:{}", visible(&rejected.file), rejected.line);
             let word = out.paint.mood(Mood::Bad, "rejected");
             writeln!(out, "{word}: {kind} {}/{name} at {place}: {told}", visible(&rejected.namespace))?;

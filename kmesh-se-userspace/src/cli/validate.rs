@@ -169,9 +169,7 @@ fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
             [(Mood::Bad, "error", &result.errors), (Mood::Warning, "warning", &result.warnings)]
         {
             for issue in issues {
-                // An issue with the text as a whole has no field.
-                let told = issue.to_string();
-                table.note(mood, word, told.strip_prefix(": ").unwrap_or(&told));
+                table.note(mood, word, &issue.to_string());
             }
         }
     }

@@ -1,6 +1,7 @@
-//! Which host has which address in the whole cluster, and what each entry's status should say of it.
+//! Which host has which address in the whole cluster.
 //!
-//! In: entries as the API server has them, the time. Out: patches. Never: a request, or an address that moves without need.
+//! In: entries as the API server has them, the time. Out: addresses, and which entries they change. Never: a request, or an address
+//! that moves without need.
 //!
 //! What a status says is true, whoever wrote it: the pool follows it, and gives only hosts without an address one. An address
 //! that two hosts have stays with the older entry. So a controller that starts finds out from the entries alone what there is.
@@ -10,24 +11,19 @@ use std::{
     net::IpAddr,
 };
 
+mod verdict;
+
 use ipnet::IpNet;
 use jiff::Timestamp;
-use json_patch::Patch;
-use serde_json::Value;
 
-use super::patch::{self, Old, Test};
+use super::{
+    conditions::Left,
+    known::{ISTIO, Known, is_written_by},
+};
 use crate::{
     desired::{Age, VipPool, VipRanges, Vips, in_status, wants_vip},
-    model::{
-        Entry, HostName, Kind, Namespace, Object, ObjectRef, ServiceEntry, ServiceEntryStatus, Snapshot,
-        StatusAddress, validate,
-    },
+    model::{Entry, HostName, Kind, Namespace, Object, ObjectRef, ServiceEntry, Snapshot, validate},
 };
-
-/// By what the API server knows the writes of this program.
-pub(super) const MANAGER: &str = "kmesh-se-controller";
-/// By what it knows those of Istio's control plane.
-const ISTIO: &str = "pilot-discovery";
 
 /// All entries, and the addresses of their hosts.
 #[derive(Debug)]
@@ -41,55 +37,15 @@ pub(super) struct Allocation {
     /// Hosts that want an address, and have none of some family; and those of them that were not tried yet.
     lacking: BTreeSet<HostName>,
     untried: BTreeSet<HostName>,
-    /// Of these, the ones for which there is none at all.
+    /// Of these, the ones for which there is none at all, and those for which there is none of some family.
     exhausted: BTreeSet<HostName>,
+    short: BTreeSet<HostName>,
     /// Entries of which it is not known whether they are as they should be.
     changed: BTreeSet<ObjectRef>,
     /// Entries whose addresses Istio's allocator wrote.
     istios: BTreeSet<ObjectRef>,
-}
-
-/// An entry as the API server has it, accepted or not.
-#[derive(Debug)]
-struct Known {
-    api_version: String,
-    uid: String,
-    version: String,
-    status: ServiceEntryStatus,
-    /// Whether this program wrote `status.addresses`.
-    is_ours: bool,
-    /// How often a patch of this version was refused.
-    refused: u32,
-    /// Whether this is what a write of our own was answered, which the watch has not told yet.
-    is_ahead: bool,
-}
-
-impl Known {
-    fn of(raw: ServiceEntry) -> Self {
-        Self {
-            is_ours: is_written_by(&raw, MANAGER),
-            api_version: raw.api_version,
-            uid: raw.metadata.uid,
-            version: raw.metadata.resource_version,
-            status: raw.status,
-            refused: 0,
-            is_ahead: false,
-        }
-    }
-
-    fn number(&self) -> u64 {
-        self.version.parse().unwrap_or_default()
-    }
-}
-
-/// A write that makes an entry what it should be.
-#[derive(Debug)]
-pub(super) struct Write {
-    pub(super) object: ObjectRef,
-    pub(super) api_version: String,
-    /// The version of the object that it was made for.
-    pub(super) version: String,
-    pub(super) patch: Patch,
+    /// Why no addresses are allocated here, if they are not.
+    left: Option<Left>,
 }
 
 impl Allocation {
@@ -104,8 +60,18 @@ impl Allocation {
             lacking: BTreeSet::new(),
             untried: BTreeSet::new(),
             exhausted: BTreeSet::new(),
+            short: BTreeSet::new(),
             changed: BTreeSet::new(),
             istios: BTreeSet::new(),
+            left: None,
+        }
+    }
+
+    /// Says whether addresses are left to others.
+    pub(super) fn leave(&mut self, left: Option<Left>) {
+        if self.left != left {
+            self.left = left;
+            self.look_again();
         }
     }
 
@@ -128,16 +94,26 @@ impl Allocation {
         }
     }
 
-    fn take(&mut self, raw: ServiceEntry, known: Known, now: Timestamp) {
+    /// Something beside entries that decides who has a host.
+    pub(super) fn apply_other(&mut self, object: &Object, now: Timestamp) {
+        if let Some(accepted) = validate(object).accepted {
+            let touched = self.snapshot.apply(accepted);
+            self.settle(touched, now);
+        }
+    }
+
+    fn take(&mut self, raw: ServiceEntry, mut known: Known, now: Timestamp) {
         let object = raw.object_ref();
         if is_written_by(&raw, ISTIO) && !raw.status.addresses.is_empty() {
             self.istios.insert(object.clone());
         } else {
             self.istios.remove(&object);
         }
+        let judged = validate(&Object::ServiceEntry(Box::new(raw)));
+        (known.errors, known.warnings) = (judged.errors, judged.warnings);
         self.known.insert(object.clone(), known);
         let mut touched = self.neighbours(&object);
-        match validate(&Object::ServiceEntry(Box::new(raw))).accepted {
+        match judged.accepted {
             Some(accepted) => touched.extend(self.snapshot.apply(accepted)),
             None => touched.extend(self.snapshot.remove(&object)),
         }
@@ -146,13 +122,15 @@ impl Allocation {
         self.settle(touched, now);
     }
 
-    /// An entry is gone.
+    /// An object is gone.
     pub(super) fn delete(&mut self, object: &ObjectRef, now: Timestamp) {
         self.known.remove(object);
         self.istios.remove(object);
         let mut touched = self.neighbours(object);
         touched.extend(self.snapshot.remove(object));
-        self.changed.insert(object.clone());
+        if object.kind == Kind::ServiceEntry {
+            self.changed.insert(object.clone());
+        }
         self.settle(touched, now);
     }
 
@@ -224,6 +202,7 @@ impl Allocation {
         self.lacking.remove(host);
         self.untried.remove(host);
         self.exhausted.remove(host);
+        self.short.remove(host);
     }
 
     /// Has those that lack an address tried again, for which none was left: one may have rested enough by now.
@@ -237,22 +216,28 @@ impl Allocation {
         let untried: BTreeSet<_> = untried.into_iter().map(|host| (self.age(&host), host)).collect();
         for (_, host) in untried {
             let had = self.pool.get(&host).copied();
-            match self.pool.ensure(&host, now, |address| self.snapshot.is_written(address)) {
-                Ok(vips) if Some(vips) != had => {
-                    tracing::debug!(host = %host, "address allocated");
-                    let entries = self.snapshot.entries_of(&host);
-                    self.changed.extend(entries.map(|entry| entry.object.clone()));
-                    self.exhausted.remove(&host);
-                    if vips.v4.is_some() && vips.v6.is_some() {
-                        self.lacking.remove(&host);
-                    }
+            let got = self.pool.ensure(&host, now, |address| self.snapshot.is_written(address));
+            let vips = got.as_ref().copied().unwrap_or_default();
+            let mut is_new = had.unwrap_or_default() != vips;
+            if is_new {
+                tracing::debug!(host = %host, "address allocated");
+            }
+            if let Err(error) = &got {
+                if self.exhausted.insert(host.clone()) {
+                    is_new = true;
+                    tracing::error!(host = %host, %error, "no virtual address left");
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    if self.exhausted.insert(host.clone()) {
-                        tracing::error!(host = %host, %error, "no virtual address left");
-                    }
-                }
+            } else if self.exhausted.remove(&host) {
+                is_new = true;
+            }
+            if vips.v4.is_some() && vips.v6.is_some() {
+                self.lacks_nothing(&host);
+            } else if self.short.insert(host.clone()) {
+                is_new = true;
+            }
+            if is_new {
+                let entries = self.snapshot.entries_of(&host);
+                self.changed.extend(entries.map(|entry| entry.object.clone()));
             }
         }
     }
@@ -265,75 +250,6 @@ impl Allocation {
     /// The same for one entry.
     pub(super) fn look_again_at(&mut self, object: &ObjectRef) {
         self.changed.insert(object.clone());
-    }
-
-    /// The entries that have changed since this was last asked, each with its age if it is to be written.
-    pub(super) fn take_changed(&mut self) -> Vec<(ObjectRef, Option<Age>)> {
-        let changed = std::mem::take(&mut self.changed);
-        let age = |object: &ObjectRef| {
-            self.wanted(object)?;
-            Some((self.snapshot.entry(object)?.created, object.clone()))
-        };
-        changed.into_iter().map(|object| (object.clone(), age(&object))).collect()
-    }
-
-    /// The write that `object` needs, if it does.
-    pub(super) fn write(&self, object: &ObjectRef) -> Option<Write> {
-        let wanted = self.wanted(object)?;
-        let known = self.known.get(object)?;
-        let old = Old {
-            uid: &known.uid,
-            version: &known.version,
-            lacks_status: known.status == ServiceEntryStatus::default(),
-            addresses: &known.status.addresses,
-        };
-        // What has no status in our eyes may have one that only others can read.
-        let test = if known.refused % 2 == 0 { Test::Addresses } else { Test::Version };
-        Some(Write {
-            object: object.clone(),
-            api_version: known.api_version.clone(),
-            version: known.version.clone(),
-            patch: patch::set_addresses(old, &wanted, test),
-        })
-    }
-
-    /// The API server refused a write of this version of `object`: it is another by now, or not quite what it looks like.
-    pub(super) fn refused(&mut self, object: &ObjectRef, version: &str) {
-        if let Some(known) = self.known.get_mut(object).filter(|known| known.version == version) {
-            known.refused += 1;
-        }
-        self.changed.insert(object.clone());
-    }
-
-    /// What the status of `object` should have; nothing if it has that.
-    fn wanted(&self, object: &ObjectRef) -> Option<Vec<StatusAddress>> {
-        let (known, entry) = (self.known.get(object)?, self.snapshot.entry(object)?);
-        let hosts: Vec<_> = entry.hosts.iter().filter(|host| wants_vip(entry, host)).collect();
-        let had = &known.status.addresses;
-        if hosts.is_empty() {
-            // Not used; what others wrote is theirs to remove.
-            return (known.is_ours && !had.is_empty()).then(Vec::new);
-        }
-        let is_as_wanted = |host: &&HostName| {
-            let has: BTreeSet<_> = in_status(entry, host).collect();
-            has == self.addresses_of(host).into_iter().collect()
-        };
-        let is_left_over = |address: &&StatusAddress| {
-            let is_of_host = address.host.is_empty() || entry.hosts.contains(&HostName::new(&address.host));
-            let of_range = || address.value.parse().is_ok_and(|address| self.is_ours(address));
-            !is_of_host && (known.is_ours || of_range())
-        };
-        if hosts.iter().all(is_as_wanted) && !had.iter().any(|address| is_left_over(&address)) {
-            return None;
-        }
-        let item = |host: &HostName, address: IpAddr| StatusAddress {
-            value: address.to_string(),
-            host: host.to_string(),
-        };
-        let all = hosts
-            .iter()
-            .flat_map(|host| self.addresses_of(host).into_iter().map(move |address| item(host, address)));
-        Some(all.collect())
     }
 
     fn addresses_of(&self, host: &HostName) -> Vec<IpAddr> {
@@ -413,12 +329,6 @@ pub(super) struct Counts {
     pub(super) v4: usize,
     pub(super) v6: usize,
     pub(super) exhausted: usize,
-}
-
-/// Whether the manager `name` wrote `status.addresses`.
-fn is_written_by(raw: &ServiceEntry, name: &str) -> bool {
-    let wrote = |manager: &Value| manager.pointer("/fieldsV1/f:status/f:addresses").is_some();
-    raw.metadata.managed_fields.iter().any(|manager| manager["manager"] == name && wrote(manager))
 }
 
 fn single(net: IpNet) -> Option<IpAddr> {

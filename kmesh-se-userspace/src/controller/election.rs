@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::allocation::MANAGER;
+use super::known::MANAGER;
 use crate::source::kube::Trouble;
 
 /// After how long without a sign of its holder a Lease is taken.

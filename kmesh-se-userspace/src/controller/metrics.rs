@@ -31,6 +31,9 @@ pub(super) struct Numbers {
     pub(super) written: u64,
     pub(super) conflicts: u64,
     pub(super) failed: u64,
+    /// Events that were sent, and that could not be.
+    pub(super) events: u64,
+    pub(super) events_failed: u64,
     /// How many entries wait to be written.
     pub(super) queue: usize,
     pub(super) counts: Counts,
@@ -66,6 +69,8 @@ impl Metrics {
             (r#"{result="failed"}"#, now.failed),
         ];
         family("writes_total", "counter", "Writes of entries' status.", &writes);
+        let events = [(r#"{result="sent"}"#, now.events), (r#"{result="failed"}"#, now.events_failed)];
+        family("events_total", "counter", "Kubernetes Events about entries.", &events);
         family("queue", "gauge", "Entries that wait to be written.", &[("", number(now.queue))]);
         family("entries", "gauge", "Entries that are known.", &[("", number(now.counts.entries))]);
         let hosts =

@@ -38,7 +38,7 @@ pub(super) fn conditions(
             kind: "Shadowed",
             status: "True",
             reason: loss.reason,
-            message: loss.message,
+            message: loss.message("this namespace"),
         });
     }
     for warning in &entry.warnings {

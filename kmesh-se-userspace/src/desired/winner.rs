@@ -81,23 +81,43 @@ pub(super) fn ruling<'a>(snapshot: &'a Snapshot, host: &HostName, scope: &Scope)
 }
 
 /// Why an entry does not serve all of a host that it names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Loss {
     /// CamelCase code.
     pub(super) reason: &'static str,
-    /// What happens instead, naming the winner.
-    pub(super) message: String,
+    /// To whom.
+    pub(super) winner: ObjectRef,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    /// What clients get, and from whom.
+    Clients(String),
+    /// Something that is so for everybody.
+    Everybody(String),
+}
+
+impl Loss {
+    /// What happens instead, naming the winner. `whom` is whose clients are meant.
+    pub(super) fn message(&self, whom: &str) -> String {
+        match &self.what {
+            What::Clients(get) => format!("clients of {whom} get {get}"),
+            What::Everybody(what) => what.clone(),
+        }
+    }
 }
 
 /// What `entry` loses of `host` by `ruling` in the view of `scope`, which sees it, and to whom.
 pub(super) fn losses(ruling: &Ruling<'_>, host: &HostName, scope: &Scope, entry: &Entry) -> Vec<Loss> {
-    let lost = |reason, message| vec![Loss { reason, message }];
+    let lost = |reason, winner: &ObjectRef, get| {
+        vec![Loss { reason, winner: winner.clone(), what: What::Clients(get) }]
+    };
     let entries = match &ruling.winner {
         Winner::Nobody => return Vec::new(),
         Winner::Service(service) => {
-            let message =
-                format!("clients of this namespace get {host} from {}, whose name it is", service.object);
-            return lost("KubernetesServiceWins", message);
+            let get = format!("{host} from {}, whose name it is", service.object);
+            return lost("KubernetesServiceWins", &service.object, get);
         }
         Winner::Entries(entries) => entries,
     };
@@ -110,13 +130,11 @@ pub(super) fn losses(ruling: &Ruling<'_>, host: &HostName, scope: &Scope, entry:
         } else {
             ("OlderEntryWins", "which is older")
         };
-        return lost(reason, format!("clients of this namespace get {host} from {winner}, {why}"));
+        return lost(reason, winner, format!("{host} from {winner}, {why}"));
     }
     if first.resolution != entry.resolution {
-        let message = format!(
-            "clients of this namespace get {host} from {winner}, which is older and has another resolution"
-        );
-        return lost("ResolutionDiffers", message);
+        let get = format!("{host} from {winner}, which is older and has another resolution");
+        return lost("ResolutionDiffers", winner, get);
     }
     of_one_namespace(host, first, &ruling.ports, entry)
 }
@@ -136,15 +154,16 @@ fn of_one_namespace(
         let list: Vec<_> = taken.iter().map(|(number, by)| format!("port {number} from {by}")).collect();
         let list = if list.is_empty() { "everything".to_owned() } else { list.join(", ") };
         let reason = if taken.len() == entry.ports.len() { "OlderEntryWins" } else { "PortOfOlderEntry" };
-        let message = format!("clients of this namespace get {host}, {list}, which is older");
-        losses.push(Loss { reason, message });
+        let what = What::Clients(format!("{host}, {list}, which is older"));
+        losses.push(Loss { reason, winner: first.object.clone(), what });
     }
     if taken.len() < entry.ports.len() && !entry.addresses.is_empty() && entry.addresses != first.addresses {
         let message = format!(
             "{host} has the addresses of {}, which is older; those written here are not used",
             first.object
         );
-        losses.push(Loss { reason: "AddressesOfOlderEntry", message });
+        let (winner, what) = (first.object.clone(), What::Everybody(message));
+        losses.push(Loss { reason: "AddressesOfOlderEntry", winner, what });
     }
     losses
 }

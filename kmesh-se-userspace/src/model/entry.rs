@@ -303,9 +303,13 @@ pub struct Issue {
     pub message: String,
 }
 
+/// The words in which an issue is told wherever it is. One with the text as a whole has no field.
 impl fmt::Display for Issue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.field, self.message, self.reason)
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        write!(f, "{} ({})", self.message, self.reason)
     }
 }
 

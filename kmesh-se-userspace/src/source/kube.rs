@@ -2,7 +2,7 @@
 //!
 //! In: a kubeconfig, or the service account of a Pod. Out: events. Never: validation, a write, or an object that was told.
 //!
-//! Agents follow what their node needs to know; the controller follows entries alone.
+//! Agents follow what their node needs to know; the controller follows entries, and Services, whose names are not an entry's.
 //!
 //! # What it asks for
 //!
@@ -145,7 +145,7 @@ async fn named(path: &Path) -> Result<Config, KubeconfigError> {
 pub enum Interest {
     /// All that the node of this name needs to know.
     Node(String),
-    /// ServiceEntries, with those of their field managers that wrote `status.addresses`.
+    /// ServiceEntries, with those of their field managers that wrote `status.addresses`; and Services.
     Entries,
 }
 
@@ -160,7 +160,7 @@ impl Interest {
                 Collection::WorkloadEntries,
                 Collection::ServiceEntries,
             ],
-            Self::Entries => vec![Collection::ServiceEntries],
+            Self::Entries => vec![Collection::Services, Collection::ServiceEntries],
         }
     }
 }

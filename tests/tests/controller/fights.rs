@@ -11,7 +11,12 @@ use tests::poll;
 use super::{Controller, LIMIT, addresses, api, entry, until_addresses};
 
 /// Another client writes the status.
-fn patch_status(kubectl: &Kubectl, name: &str, status: &Value, manager: &str) -> anyhow::Result<()> {
+pub(crate) fn patch_status(
+    kubectl: &Kubectl,
+    name: &str,
+    status: &Value,
+    manager: &str,
+) -> anyhow::Result<()> {
     let patch = json!({ "status": status }).to_string();
     let manager = format!("--field-manager={manager}");
     kubectl
@@ -38,6 +43,7 @@ fn writers_that_fight_end_as_the_rules_say() -> anyhow::Result<()> {
         let writer = scope.spawn(|| {
             let mut count = 0;
             while !is_over.load(Ordering::Relaxed) {
+                // Those of the controller, too, go with each.
                 let condition = json!([{"type": "Others", "status": "True", "message": count.to_string()}]);
                 patch_status(kubectl, "busy", &json!({"conditions": condition, "others": count}), "other")?;
                 count += 1;
@@ -66,6 +72,15 @@ fn writers_that_fight_end_as_the_rules_say() -> anyhow::Result<()> {
     let status = kubectl.json(&["get", "serviceentry", "busy"])?["status"].clone();
     assert_eq!(status["others"], written - 1, "{status:#}");
     assert_eq!(status["conditions"][0]["message"], (written - 1).to_string());
+    let has_accepted = || {
+        let status = kubectl.json(&["get", "serviceentry", "busy"]).ok()?["status"].clone();
+        let list = status["conditions"].as_array()?;
+        let theirs = list.iter().find(|c| c["type"] == "Others")?;
+        list.iter().find(|c| c["type"] == "Accepted" && c["status"] == "True")?;
+        Some(theirs["message"].clone())
+    };
+    let theirs = poll::until("busy to be accepted", LIMIT * 3, has_accepted)?;
+    assert_eq!(theirs, (written - 1).to_string());
 
     // A status that only others can read, and one that is wiped: the address comes back.
     kubectl.apply(&entry("odd", &["odd.test"], ""))?;

@@ -1,9 +1,18 @@
 //! The allocation, with a stand-in for the API server that applies its patches.
 
+use json_patch::Patch;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::read_object;
+use crate::{
+    controller::{
+        events::Tell,
+        known::{MANAGER, Rank},
+    },
+    model::read_object,
+};
+
+mod conditions;
 
 /// Entries as the API server has them, and the controller that follows them.
 struct World {
@@ -11,6 +20,8 @@ struct World {
     objects: BTreeMap<String, Value>,
     version: u64,
     now: i64,
+    /// What people were told.
+    told: Vec<Tell>,
 }
 
 impl World {
@@ -23,6 +34,7 @@ impl World {
             objects: BTreeMap::new(),
             version: 0,
             now: 1_000,
+            told: Vec::new(),
         };
         world.restart();
         world
@@ -34,7 +46,9 @@ impl World {
 
     /// Another controller begins with what the entries say.
     fn restart(&mut self) {
+        let left = self.allocation.left;
         self.allocation = Allocation::new(self.allocation.ranges);
+        self.allocation.leave(left);
         self.objects.keys().cloned().collect::<Vec<_>>().iter().for_each(|name| self.tell(name));
     }
 
@@ -53,6 +67,7 @@ impl World {
         let object = self.objects.entry(name.to_owned()).or_insert(new);
         object["spec"] = spec;
         object["metadata"]["resourceVersion"] = json!(version);
+        object["metadata"]["generation"] = json!(self.version);
         self.tell(name);
     }
 
@@ -66,8 +81,10 @@ impl World {
         let object = self.objects.get_mut(name).expect("it is there");
         object["status"] = status;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        object["metadata"]["managedFields"] =
-            json!([{"manager": manager, "fieldsV1": {"f:status": {"f:addresses": {}}}}]);
+        if !manager.is_empty() {
+            object["metadata"]["managedFields"] =
+                json!([{"manager": manager, "fieldsV1": {"f:status": {"f:addresses": {}}}}]);
+        }
         self.tell(name);
     }
 
@@ -78,30 +95,70 @@ impl World {
         self.allocation.delete(&object, self.now());
     }
 
-    /// Makes all writes; returns how many there were.
+    /// Makes all writes; returns how many of them were of addresses.
     fn run(&mut self) -> usize {
+        self.run_all().0
+    }
+
+    /// The same, and how many were of conditions alone.
+    fn run_all(&mut self) -> (usize, usize) {
         self.allocation.retry();
-        self.allocation.allocate(self.now());
-        let mut count = 0;
-        for (object, _) in self.allocation.take_changed() {
+        if self.allocation.left.is_none() {
+            self.allocation.allocate(self.now());
+        }
+        let (mut addresses, mut conditions, now) = (0, 0, self.now());
+        for (object, item) in self.allocation.take_changed() {
             let name = object.name.to_string();
             let Some(target) = self.objects.get_mut(&name) else { continue };
             let mut write = || {
-                let write = self.allocation.write(&object)?;
+                let write = self.allocation.write(&object, false, now)?;
                 let done = json_patch::patch(target, &without_tests_for_nothing(&write.patch, target));
                 // As an API server does.
                 done.is_err().then(|| self.allocation.refused(&object, &write.version));
-                Some(done.is_ok())
+                self.told.extend(done.is_ok().then_some(write.tells).into_iter().flatten());
+                Some((done.is_ok(), write.rank))
             };
-            let Some(is_done) = write() else { continue };
+            let first = write();
+            assert_eq!(first.map(|(_, rank)| rank), item.map(|item| item.rank), "{name}");
+            let Some((is_done, rank)) = first else { continue };
             // What looks like no status is one that has nothing of ours.
-            assert!(is_done || write() == Some(true), "{name}");
-            count += 1;
+            assert!(is_done || write() == Some((true, rank)), "{name}");
             let status = target["status"].clone();
-            self.status(&name, status, MANAGER);
+            match rank {
+                Rank::Addresses => addresses += 1,
+                Rank::Conditions => conditions += 1,
+            }
+            self.status(&name, status, if rank == Rank::Addresses { MANAGER } else { "" });
         }
-        assert!(count == 0 || self.run() == 0, "what was written is as it should be");
-        count
+        assert!(
+            addresses + conditions == 0 || self.run_all() == (0, 0),
+            "what was written is as it should be"
+        );
+        (addresses, conditions)
+    }
+
+    /// The conditions of `name`, as `type status reason`.
+    fn conditions(&self, name: &str) -> Vec<String> {
+        let list = self.objects[name]["status"]["conditions"].as_array();
+        let text = |item: &Value| {
+            let text = |field: &str| item[field].as_str().unwrap_or_default().to_owned();
+            format!("{} {} {}", text("type"), text("status"), text("reason"))
+        };
+        list.into_iter().flatten().map(text).collect()
+    }
+
+    /// The message of one of them.
+    fn message(&self, name: &str, kind: &str) -> String {
+        let mut list = self.objects[name]["status"]["conditions"].as_array().into_iter().flatten();
+        let found = list.find(|item| item["type"] == kind).map(|item| item["message"].clone());
+        found.and_then(|message| message.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    /// The status of `name` without its conditions.
+    fn rest(&self, name: &str) -> Value {
+        let mut status = self.objects[name]["status"].clone();
+        status.as_object_mut().map(|status| status.remove("conditions"));
+        status
     }
 
     /// The addresses of `name`, by host.
@@ -179,7 +236,7 @@ fn addresses_of_the_user_and_an_opt_out_end_what_was_allocated() {
     own["addresses"] = json!(["192.0.2.1"]);
     world.apply("a", own);
     assert_eq!(world.run(), 1);
-    assert_eq!(world.objects["a"]["status"], json!({}));
+    assert_eq!(world.rest("a"), json!({}));
     // Back again: the address rests, so it is another.
     world.hosts("a", &["a.test"]);
     world.run();
@@ -213,7 +270,7 @@ fn what_others_wrote_stays_and_what_is_not_ours_is_theirs_to_remove() {
     let mut own = spec(&["a.test"]);
     own["addresses"] = json!(["192.0.2.1"]);
     world.apply("a", own);
-    assert_eq!((world.run(), &world.objects["a"]["status"]), (0, &theirs));
+    assert_eq!((world.run(), world.rest("a")), (0, theirs));
     // Of the range: followed, and the missing family added; the rest of the status stays.
     world.hosts("b", &["b.test"]);
     let status = json!({"addresses": [{"value": "240.240.0.9", "host": ""}], "others": 1});
