@@ -9,6 +9,7 @@
 //! caller's to give: one port for each service, the same again after a restart.
 
 mod bootstrap;
+mod resources;
 mod xds;
 
 use std::{
@@ -19,7 +20,7 @@ use std::{
 use serde::Serialize;
 
 pub use bootstrap::Bootstrap;
-pub use xds::{Changes, NodeInfo, Standing, Xds};
+pub use xds::{Changes, NodeInfo, Sent, ServeError, Standing, Xds};
 
 use crate::model::{HostName, Protocol};
 

@@ -24,6 +24,11 @@ const RULES: &[Rule] = &[
     Rule { room: "desired", rooms: Rooms::Only(&["model", "desired", "testing"]), crates: EFFECTS },
     Rule { room: "diff", rooms: Rooms::Only(&["model", "desired", "diff"]), crates: EFFECTS },
     Rule { room: "pods", rooms: Rooms::Only(&["model", "enrol", "pods"]), crates: EFFECTS },
+    Rule {
+        room: "waypoint",
+        rooms: Rooms::Only(&["model", "desired", "waypoint"]),
+        crates: &["kube::", "aya::"],
+    },
     Rule { room: "source", rooms: Rooms::AllBut(&["resolve", "sink", "dns"]), crates: &[] },
     Rule { room: "resolve", rooms: Rooms::AllBut(&["source", "sink", "dns"]), crates: &[] },
     Rule { room: "sink", rooms: Rooms::AllBut(&["source", "resolve", "dns"]), crates: &[] },

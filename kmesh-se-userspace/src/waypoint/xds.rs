@@ -2,19 +2,24 @@
 //!
 //! In: services, one by one. Out: who serves what, and news of it. Never: a wait for an Envoy.
 
+mod book;
+mod client;
 mod news;
+mod nodes;
+mod refusal;
+mod serve;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
-use serde::Serialize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use news::Changes;
-use news::News;
+pub use nodes::{NodeInfo, Sent, Standing};
+pub use serve::ServeError;
 
-use super::{Service, Settings};
+use book::{Book, Record};
+use news::News;
+use nodes::Nodes;
+
+use super::{Service, Settings, resources};
 use crate::desired::ServiceKey;
 
 /// What Envoys are told; cheap to clone.
@@ -27,55 +32,26 @@ pub struct Xds {
 struct Shared {
     settings: Settings,
     state: Mutex<State>,
-    news: News,
+    /// For those who ask for standings.
+    news: News<ServiceKey>,
+    /// For the streams: the names of services that were set.
+    orders: News<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    services: BTreeMap<ServiceKey, Service>,
-    synced: bool,
-    nodes: BTreeMap<Arc<str>, Node>,
-}
-
-/// An Envoy that has been here.
-#[derive(Debug, Default)]
-struct Node {
-    connected: bool,
-    standings: BTreeMap<ServiceKey, Standing>,
-}
-
-/// What one Envoy made of one service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Standing {
-    /// Whether it listens at the service's port: it has taken the service, in the version that is in force or in an
-    /// earlier one with the same listener port.
-    pub serves: bool,
-    /// Whether it has taken the version that is in force.
-    pub current: bool,
-    /// Why it refused the version that is in force, in its own words. The last good version stays at work.
-    pub rejected: Option<String>,
-}
-
-/// An Envoy that is connected, or was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeInfo {
-    /// Its id, from the bootstrap.
-    pub id: Arc<str>,
-    /// Whether it is connected now. One that is not goes on with what it has, unless it has ended.
-    pub connected: bool,
-    /// How many services it serves.
-    pub serves: usize,
-    /// How many services it refused, in the version that is in force.
-    pub rejected: usize,
+    book: Book,
+    /// Whether the book is complete, so that what it lacks may go.
+    is_synced: bool,
+    nodes: Nodes,
 }
 
 impl Xds {
     /// Nothing to tell yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { shared: Arc::new(Shared { settings, state: Mutex::default(), news: News::default() }) }
+        let (state, news, orders) = (Mutex::default(), News::default(), News::default());
+        Self { shared: Arc::new(Shared { settings, state, news, orders }) }
     }
 
     /// What all services have in common.
@@ -87,91 +63,84 @@ impl Xds {
     /// Adds, changes or removes (none) one service. Every Envoy is told of this one only, and of nothing when it is as
     /// before.
     pub fn set(&self, key: &ServiceKey, service: Option<Service>) {
-        let mut state = self.state();
-        let before = match service {
-            Some(service) => state.services.insert(key.clone(), service),
-            None => state.services.remove(key),
-        };
-        let State { services, nodes, .. } = &mut *state;
-        let now = services.get(key);
-        if before.as_ref() == now {
+        let name: Arc<str> = resources::name(key).into();
+        let record = service.map(|service| Arc::new(Record::new(key, service, self.settings())));
+        let mut state = self.shared.state();
+        if state.book.get(&name).map(|before| &before.service) == record.as_ref().map(|now| &now.service) {
             return;
         }
-        let same_port = before.as_ref().zip(now).is_some_and(|(a, b)| a.listener_port == b.listener_port);
-        for node in nodes.values_mut() {
-            if now.is_none() {
-                node.standings.remove(key);
-            } else if let Some(standing) = node.standings.get_mut(key) {
-                *standing = Standing { serves: standing.serves && same_port, ..Standing::default() };
-            }
-        }
+        let before = match &record {
+            Some(record) => state.book.insert(Arc::clone(&name), Arc::clone(record)),
+            None => state.book.remove(&name),
+        };
+        state.nodes.service_changed(&name, before.as_deref(), record.as_deref());
         drop(state);
+        self.shared.orders.tell([name]);
         self.shared.news.tell([key.clone()]);
     }
 
     /// Says that everything which is known has been set: from now on Envoys are told, and what they have beyond that goes.
     pub fn synced(&self) {
-        self.state().synced = true;
+        self.shared.state().is_synced = true;
+        self.shared.orders.tell([]);
     }
 
     /// The services as they were set.
     #[must_use]
     pub fn services(&self) -> Vec<(ServiceKey, Service)> {
-        self.state().services.iter().map(|(key, service)| (key.clone(), service.clone())).collect()
+        let state = self.shared.state();
+        state.book.values().map(|record| (record.key.clone(), record.service.clone())).collect()
     }
 
     /// What each Envoy that has been here made of a service, by its node id; none for a service that is not set.
     #[must_use]
     pub fn standing(&self, key: &ServiceKey) -> Vec<(Arc<str>, Standing)> {
-        let state = self.state();
-        if !state.services.contains_key(key) {
-            return Vec::new();
-        }
-        let of = |node: &Node| node.standings.get(key).cloned().unwrap_or_default();
-        state.nodes.iter().map(|(id, node)| (Arc::clone(id), of(node))).collect()
+        let name = resources::name(key);
+        let state = self.shared.state();
+        if state.book.contains_key(&*name) { state.nodes.standings(&name) } else { Vec::new() }
     }
 
     /// The Envoys that are or were connected.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeInfo> {
-        let info = |(id, node): (&Arc<str>, &Node)| {
-            let count = |what: fn(&Standing) -> bool| node.standings.values().filter(|s| what(s)).count();
-            NodeInfo {
-                id: Arc::clone(id),
-                connected: node.connected,
-                serves: count(|standing| standing.serves),
-                rejected: count(|standing| standing.rejected.is_some()),
-            }
-        };
-        self.state().nodes.iter().map(info).collect()
+        self.shared.state().nodes.infos()
     }
 
-    /// What every Envoy refused: the service, the node and Envoy's words.
+    /// What was refused: the service, the node id and Envoy's words.
     #[must_use]
     pub fn rejections(&self) -> Vec<(ServiceKey, Arc<str>, String)> {
-        let state = self.state();
-        let of = |(id, node): (&Arc<str>, &Node)| {
-            let refused = node.standings.iter().filter_map(|(key, standing)| {
-                Some((key.clone(), Arc::clone(id), standing.rejected.clone()?))
-            });
-            refused.collect::<Vec<_>>()
-        };
-        state.nodes.iter().flat_map(of).collect()
+        let state = self.shared.state();
+        let told = state.nodes.rejections().filter_map(|(name, node, why)| {
+            Some((state.book.get(name)?.key.clone(), Arc::clone(node), why.clone()))
+        });
+        told.collect()
     }
 
     /// Forgets an Envoy that will not come back.
     pub fn forget(&self, node: &str) {
-        let gone = self.state().nodes.remove(node);
-        self.shared.news.tell(gone.into_iter().flat_map(|node| node.standings.into_keys()));
+        let mut state = self.shared.state();
+        let names = state.nodes.forget(node);
+        let keys = state.keys(&names);
+        drop(state);
+        self.shared.news.tell(keys);
     }
 
-    /// News of standings from now on: for a loop that asks [`Self::standing`] of what has changed.
+    /// The services whose standing changes from now on: for a loop that asks [`Self::standing`] of them.
     #[must_use]
-    pub fn changes(&self) -> Changes {
+    pub fn changes(&self) -> Changes<ServiceKey> {
         self.shared.news.listen()
     }
+}
 
+impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The keys of services with these names, as far as they are there.
+    fn keys<'a>(&self, names: impl IntoIterator<Item = &'a Arc<str>>) -> Vec<ServiceKey> {
+        names.into_iter().filter_map(|name| Some(self.book.get(name)?.key.clone())).collect()
     }
 }

@@ -1,6 +1,6 @@
-//! Which services have news, for whoever waits for it.
+//! What has news, for whoever waits for it.
 //!
-//! In: keys. Out: each key once, however often it was told since the last look. Never: more than one of each service.
+//! In: names. Out: each name once, however often it was told since the last look. Never: more than one of each.
 
 use std::{
     collections::BTreeSet,
@@ -9,65 +9,71 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::desired::ServiceKey;
-
 /// Who is told.
-#[derive(Debug, Default)]
-pub(super) struct News {
-    listeners: Mutex<Vec<Weak<Inbox>>>,
+#[derive(Debug)]
+pub(super) struct News<T> {
+    listeners: Mutex<Vec<Weak<Inbox<T>>>>,
 }
 
-#[derive(Debug, Default)]
-struct Inbox {
-    keys: Mutex<BTreeSet<ServiceKey>>,
+#[derive(Debug)]
+struct Inbox<T> {
+    names: Mutex<BTreeSet<T>>,
     arrived: Notify,
 }
 
-impl News {
-    /// Tells of these services.
-    pub(super) fn tell(&self, keys: impl IntoIterator<Item = ServiceKey>) {
-        let keys: Vec<_> = keys.into_iter().collect();
-        if keys.is_empty() {
-            return;
-        }
+impl<T> Default for News<T> {
+    fn default() -> Self {
+        Self { listeners: Mutex::default() }
+    }
+}
+
+impl<T: Ord + Clone> News<T> {
+    /// Tells of these, and wakes everyone even if there are none.
+    pub(super) fn tell(&self, names: impl IntoIterator<Item = T>) {
+        let names: Vec<_> = names.into_iter().collect();
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|listener| {
             let Some(inbox) = listener.upgrade() else { return false };
-            inbox.keys.lock().unwrap_or_else(PoisonError::into_inner).extend(keys.iter().cloned());
+            inbox.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names.iter().cloned());
             inbox.arrived.notify_one();
             true
         });
     }
 
     /// Who hears of what is told from now on.
-    pub(super) fn listen(&self) -> Changes {
-        let inbox = Arc::new(Inbox::default());
+    pub(super) fn listen(&self) -> Changes<T> {
+        let inbox = Arc::new(Inbox { names: Mutex::default(), arrived: Notify::new() });
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.push(Arc::downgrade(&inbox));
         Changes { inbox }
     }
 }
 
-/// News of standings, as they come.
+/// News, as they come.
 #[derive(Debug)]
-pub struct Changes {
-    inbox: Arc<Inbox>,
+pub struct Changes<T> {
+    inbox: Arc<Inbox<T>>,
 }
 
-impl Changes {
-    /// Waits until there is news, and answers which services have any. Nothing is lost when the wait is given up.
-    pub async fn next(&mut self) -> BTreeSet<ServiceKey> {
+impl<T: Ord> Changes<T> {
+    /// Waits until there is news, and answers what has any. Nothing is lost when the wait is given up.
+    pub async fn next(&mut self) -> BTreeSet<T> {
         loop {
-            let keys = self.now();
-            if !keys.is_empty() {
-                return keys;
+            let names = self.now();
+            if !names.is_empty() {
+                return names;
             }
-            self.inbox.arrived.notified().await;
+            self.woken().await;
         }
     }
 
-    /// Which services have news since the last look.
-    pub fn now(&mut self) -> BTreeSet<ServiceKey> {
-        std::mem::take(&mut *self.inbox.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What has news since the last look.
+    pub fn now(&mut self) -> BTreeSet<T> {
+        std::mem::take(&mut *self.inbox.names.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until somebody has told something, or nothing.
+    pub(super) async fn woken(&mut self) {
+        self.inbox.arrived.notified().await;
     }
 }
