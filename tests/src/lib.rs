@@ -7,7 +7,7 @@
 //! it, [`netns`] and [`cgroup`] make it, [`servers`] answer in it, [`topology`] puts it together,
 //! [`pods`] makes what a kubelet makes, [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is
 //! all of it. [`sockets`] is a smaller stage, for tests of single system calls. [`oci`] makes container images, and [`cluster`]
-//! is a real Kubernetes cluster that runs them.
+//! is a real Kubernetes cluster that runs them. [`waypoint`] is a real Envoy.
 //! Beside them, for `cargo xtask bench`: [`load`] makes traffic and measures it, [`bench`] is where that happens.
 
 pub mod agent;
@@ -26,6 +26,7 @@ pub mod servers;
 pub mod sockets;
 pub mod stage;
 pub mod topology;
+pub mod waypoint;
 
 /// Says that a part of a test is left out on this machine, on a line that the test executable does not keep to itself.
 pub fn skipped(why: &str) {

