@@ -4,7 +4,7 @@
 //! does not carry an id.
 //!
 //! A run holds a lock on `/run/kmse-<id>.lock`. The kernel gives it back when the process dies in whatever
-//! way, so whoever can take the lock may remove what carries the id.
+//! way, so whoever can take the lock may remove what carries the id. What carries an id without a lock is another machine's.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -148,19 +148,11 @@ fn take_lock(id: &str) -> anyhow::Result<Option<File>> {
     Ok(same.then_some(file))
 }
 
-/// Removes what runs left that were killed.
+/// Removes what runs left that were killed. Who has a lock in `/run` was a run of this machine, or container: cgroups, pins and
+/// processes may be seen that are of another one's, whose locks are in a `/run` of its own.
 pub fn sweep() {
-    let groups = cgroup::mount_point().unwrap_or_default();
-    let places =
-        [Path::new(LOCKS), Path::new(NAMESPACES), Path::new(NAMESPACE_FILES), Path::new(PINS), &groups];
-    let temporary = std::env::temp_dir();
-    let ids: BTreeSet<String> = places
-        .into_iter()
-        .chain([temporary.as_path()])
-        .flat_map(names_in)
-        .filter_map(|name| id_of(&name))
-        .collect();
-    for id in ids {
+    let locks = names_in(Path::new(LOCKS));
+    for id in locks.iter().filter(|name| name.ends_with(".lock")).filter_map(|name| id_of(name)) {
         if let Ok(Some(lock)) = take_lock(&id) {
             remove(&id);
             let _ = fs::remove_file(lock_path(&id));

@@ -1,6 +1,7 @@
 //! The harness itself, without the agent: what it makes works, and goes.
 
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 
 use serde_json::Value;
 use tests::clean::{Run, leftovers};
@@ -69,17 +70,44 @@ fn a_killed_run_is_swept_by_the_next_and_a_live_one_is_not() -> anyhow::Result<(
     let live = Run::begin()?;
     let topology = Topology::start(&live, Options { httpbin: false, ..Options::default() })?;
 
-    // What a run that was killed leaves: names that carry an id, and no lock. Another run of this test has another id.
-    let dead = &format!("{:08x}", 0xdead_0000_u32 ^ std::process::id());
+    // What a run that was killed leaves: names that carry an id, and a lock that nobody holds. What has none may be of another
+    // container with a /run of its own. Another run of this test has other ids.
+    let id = |high: u32| format!("{:08x}", high ^ std::process::id());
+    let (dead, foreign) = (id(0xdead_0000), id(0xfade_0000));
+    let groups = tests::cgroup::mount_point()?;
+    let group = |id: &str| groups.join(format!("kmse-{id}"));
+    for id in [&dead, &foreign] {
+        std::fs::create_dir_all(group(id))?;
+    }
+    let _foreign = Remove(group(&foreign));
     let name = format!("kmse-{dead}-node");
     assert!(Command::new("ip").args(["netns", "add", &name]).status()?.success());
-    let group = tests::cgroup::mount_point()?.join(format!("kmse-{dead}"));
-    std::fs::create_dir_all(&group)?;
-    let mut orphan = Command::new("ip").args(["netns", "exec", &name, "sleep", "1000"]).spawn()?;
+    std::fs::write(format!("/run/kmse-{dead}.lock"), "")?;
+    let mut orphan = Orphan(Command::new("ip").args(["netns", "exec", &name, "sleep", "1000"]).spawn()?);
 
     drop(Run::begin()?);
-    assert_eq!(leftovers(dead), Vec::<String>::new());
-    assert!(!orphan.wait()?.success());
+    assert_eq!(leftovers(&dead), Vec::<String>::new());
+    assert!(!orphan.0.wait()?.success());
+    assert!(group(&foreign).is_dir(), "what another one owns is left alone");
     assert!(output(&topology, &["getent", "ahostsv4", "httpbin.org"])?.0);
     Ok(())
+}
+
+/// A cgroup that goes with the test.
+struct Remove(PathBuf);
+
+impl Drop for Remove {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A process that ends with the test, whatever becomes of that.
+struct Orphan(Child);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
