@@ -29,6 +29,7 @@ const RULES: &[Rule] = &[
         rooms: Rooms::Only(&["model", "desired", "waypoint"]),
         crates: &["kube::", "aya::"],
     },
+    Rule { room: "certificates", rooms: Rooms::Only(&["certificates"]), crates: EFFECTS },
     Rule { room: "source", rooms: Rooms::AllBut(&["resolve", "sink", "dns"]), crates: &[] },
     Rule { room: "resolve", rooms: Rooms::AllBut(&["source", "sink", "dns"]), crates: &[] },
     Rule { room: "sink", rooms: Rooms::AllBut(&["source", "resolve", "dns"]), crates: &[] },
