@@ -6,6 +6,7 @@
 mod controller;
 mod pods;
 mod values;
+mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -18,6 +19,7 @@ pub use self::{
     controller::{Allocates, ControllerArgs},
     pods::PodArgs,
     values::{EnrolArg, ResolverArg, Source},
+    webhook::WebhookArgs,
 };
 use crate::{
     admin,

@@ -14,6 +14,7 @@ mod metrics;
 mod pace;
 mod patch;
 mod queue;
+mod webhook;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -42,6 +43,7 @@ use self::{
     metrics::Metrics,
     pace::Pace,
     queue::{Outcome, Queue},
+    webhook::Webhook,
 };
 use crate::{
     config::{Allocates, ControllerArgs},
@@ -91,6 +93,14 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
     // It ends after the last write.
     let election_over = CancellationToken::new();
     let election = Election::new(client.clone(), &namespace, &args.lease);
+    let webhook = match args.webhook.webhook {
+        Some(address) => {
+            let (client, counts) = (client.clone(), metrics.webhook.clone());
+            let webhook = Webhook::start(address, &args.webhook, client, &namespace, terms.clone(), counts);
+            Some(webhook.await?)
+        }
+        None => None,
+    };
     let election = tokio::spawn(election.run(terms_out, election_over.clone()));
 
     let mut controller = Controller {
@@ -120,6 +130,9 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
     while controller.sends.join_next().await.is_some() {}
     election_over.cancel();
     election.await.context("the election failed")?;
+    if let Some(webhook) = webhook {
+        webhook.end().await;
+    }
     shutdown.cancel();
     while tasks.join_next().await.is_some() {}
     result

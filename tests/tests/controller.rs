@@ -8,6 +8,8 @@ mod conditions;
 mod fights;
 #[path = "controller/scale.rs"]
 mod scale;
+#[path = "controller/webhook.rs"]
+mod webhook;
 
 use std::path::Path;
 use std::process::Command;

@@ -143,6 +143,7 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
         ("mode=other", "/mode"),
         ("paths.run=/run", "/paths/run"),
         ("controller.replicas=0", "/controller/replicas"),
+        ("controller.webhook.timeoutSeconds=60", "/controller/webhook/timeoutSeconds"),
     ] {
         // Helm itself knows no version of Kubernetes that is new enough when it was not built by its own makefile.
         let refused = helm.output(&["template", &chart, "--kube-version", "1.36.0", "--set", value])?;
@@ -199,6 +200,7 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
         assert_eq!(may_as("kmesh-se-controller", words)?, is_allowed, "{words:?}");
     }
     the_charts_rules_are_enough(&api)?;
+    the_charts_webhook_comes_and_goes(&api, &helm)?;
 
     let upgrade = ["upgrade", "kmesh-se", &chart, "-n", "kmesh-se", "--reuse-values", "--set"];
     helm.run(&[&upgrade[..], &["log=debug"]].concat())?;
@@ -248,6 +250,67 @@ fn the_charts_rules_are_enough(api: &ApiServer) -> anyhow::Result<()> {
     let head: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
     assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "AGE", "ADDRESS"]);
     kubectl.run(&["delete", "serviceentry", "tried"]).map(drop)
+}
+
+/// A controller with the rights of the chart alone keeps the webhook's certificates; nothing of them is left when it goes.
+fn the_charts_webhook_comes_and_goes(api: &ApiServer, helm: &Helm) -> anyhow::Result<()> {
+    let (kubectl, chart) = (api.kubectl(), chart().display().to_string());
+    let upgrade = ["upgrade", "kmesh-se", &chart, "-n", "kmesh-se", "--reuse-values", "--set"];
+    // As after an upgrade from a chart that had none.
+    helm.run(&[&upgrade[..], &["controller.webhook=null"]].concat())?;
+    helm.run(&[&upgrade[..], &["controller.webhook.enabled=true,controller.webhook.port=9443,controller.webhook.timeoutSeconds=3"]].concat())?;
+    let deployment = kubectl.json(&["get", "deployment", "kmesh-se-controller", "-n", "kmesh-se"])?;
+    nothing_is_privileged(&deployment, None);
+    the_program_knows_its_flags(&deployment)?;
+    let config = ["get", "validatingwebhookconfiguration", "kmesh-se-webhook.kmesh-se"];
+    let hook = kubectl.json(&config)?["webhooks"][0].clone();
+    assert_eq!((&hook["failurePolicy"], &hook["sideEffects"]), (&json!("Ignore"), &json!("None")), "{hook}");
+    assert_eq!(hook["matchPolicy"], "Equivalent");
+    let service = kubectl.json(&["get", "service", "kmesh-se-webhook", "-n", "kmesh-se"])?;
+    let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    for (name, value) in service["spec"]["selector"].as_object().context("no selector")? {
+        assert_eq!(&labels[name], value, "{name}");
+    }
+
+    for (verb, what, is_allowed) in [
+        ("get", "secrets/kmesh-se-webhook", true),
+        ("update", "secrets/kmesh-se-webhook", true),
+        ("delete", "secrets/kmesh-se-webhook", false),
+        ("create", "secrets", false),
+        ("list", "secrets", false),
+        ("get", "secrets/other", false),
+        ("patch", "validatingwebhookconfigurations/kmesh-se-webhook.kmesh-se", true),
+        ("update", "validatingwebhookconfigurations/kmesh-se-webhook.kmesh-se", false),
+        ("patch", "validatingwebhookconfigurations/other", false),
+    ] {
+        let account = "--as=system:serviceaccount:kmesh-se:kmesh-se-controller";
+        let output = kubectl.output(&["auth", "can-i", account, verb, what, "-n", "kmesh-se"])?;
+        assert_eq!(output.stdout.starts_with(b"yes"), is_allowed, "{verb} {what}");
+    }
+
+    let args =
+        deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().context("no flags")?;
+    let args: Vec<_> = args.iter().filter_map(Value::as_str).collect();
+    let mut command = api.netns().command(agent::program()?);
+    command.args(args).arg("--lease-namespace=kmesh-se");
+    command.arg("--kubeconfig").arg(api.kubeconfig_of("kmesh-se", "kmesh-se-controller")?);
+    let controller = Process::start(&mut command, &api.run().folder()?.join("controller-webhook.log"))?;
+    let bundle =
+        || kubectl.json(&config).ok()?["webhooks"][0]["clientConfig"]["caBundle"].as_str().map(str::to_owned);
+    let first = poll::until("the caBundle to be there", LIMIT, bundle).with_context(|| controller.tail())?;
+    let secret = ["get", "secret", "kmesh-se-webhook", "-n", "kmesh-se"];
+    let kept = kubectl.json(&secret)?["data"].clone();
+    assert_eq!(kept.as_object().map(serde_json::Map::len), Some(4));
+    helm.run(&[&upgrade[..], &["log=info"]].concat())?;
+    assert_eq!(kubectl.json(&secret)?["data"], kept, "an upgrade leaves the certificates");
+    assert_eq!(bundle().as_deref(), Some(first.as_str()));
+
+    helm.run(&[&upgrade[..], &["controller.webhook.enabled=false"]].concat())?;
+    drop(controller);
+    for words in [&config[..], &secret, &["get", "service", "kmesh-se-webhook", "-n", "kmesh-se"]] {
+        assert!(!kubectl.output(words)?.status.success(), "{words:?} is left");
+    }
+    Ok(())
 }
 
 /// None of the containers; `capabilities` are all that it has.

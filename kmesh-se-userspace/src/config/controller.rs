@@ -6,7 +6,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::VipArgs;
+use super::{VipArgs, WebhookArgs};
 use crate::health::HealthAddr;
 
 /// Flags of `kmesh-se controller`.
@@ -46,6 +46,10 @@ pub struct ControllerArgs {
     /// Serve `/metrics` for Prometheus at this address. Default: nowhere.
     #[arg(long, env = "KMESH_SE_METRICS", value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
+
+    /// The webhook.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
 }
 
 /// When the controller allocates addresses.

@@ -12,12 +12,14 @@ use std::{
 use axum::{Router, extract::State as Extract, http::header, routing::get};
 use tokio::net::TcpListener;
 
-use super::allocation::Counts;
+use super::{allocation::Counts, webhook};
 
 /// All counts.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     counts: Mutex<Numbers>,
+    /// What the webhook counts.
+    pub(super) webhook: Arc<webhook::Counts>,
 }
 
 /// The numbers themselves.
@@ -78,6 +80,7 @@ impl Metrics {
         family("allocated_hosts", "gauge", "Hosts with an address from the ranges.", &hosts);
         let exhausted = [("", number(now.counts.exhausted))];
         family("exhausted_hosts", "gauge", "Hosts for which no address is left.", &exhausted);
+        self.webhook.write(&mut text);
         text
     }
 }

@@ -37,6 +37,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- printf "%s-controller" (include "kmesh-se.fullname" . | trunc 52 | trimSuffix "-") -}}
 {{- end -}}
 
+{{- define "kmesh-se.webhook" -}}
+{{- printf "%s-webhook" (include "kmesh-se.fullname" . | trunc 52 | trimSuffix "-") -}}
+{{- end -}}
+
+{{- /* Of the whole cluster, so the namespace is part of it. */ -}}
+{{- define "kmesh-se.webhookConfig" -}}
+{{- printf "%s.%s" (include "kmesh-se.webhook" .) .Release.Namespace -}}
+{{- end -}}
+
 {{- /* No more than the agent needs: shown to be enough by running it with these alone. */ -}}
 {{- define "kmesh-se.securityContext" -}}
 privileged: false
