@@ -49,6 +49,19 @@ fn the_tutorial_by_the_chart_from_the_first_command_to_the_last() -> anyhow::Res
     let has_both = |text: &str| text.contains("240.240.0.1") && text.contains("2001:2::1");
     println!("{}", kubectl.until(&addresses, EFFECT, has_both).with_context(|| release.agents())?);
 
+    // What would be rejected is refused, by a controller that the API server finds as a Service.
+    let bad = json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+        "metadata": {"name": "bad", "namespace": "default"},
+        "spec": {"hosts": ["bad.test"], "resolution": "NONE", "endpoints": [{"address": "10.0.0.1"}]}});
+    let refused = || {
+        let applied = kubectl.apply(&bad.to_string());
+        let _ = kubectl.run(&["delete", "serviceentry", "bad", "--ignore-not-found"]);
+        applied.err().map(|error| format!("{error:#}"))
+    };
+    let said = poll::until("a bad entry to be refused", EFFECT, refused).with_context(|| release.agents())?;
+    println!("{said}");
+    assert!(said.contains("validation.kmesh-se.io") && said.contains("(EndpointsNotAllowed)"), "{said}");
+
     let agent = |answer: &Value| answer["headers"]["User-Agent"].clone();
     let headers =
         |host: &str, answer: &Value| json!({"Accept": "*/*", "Host": host, "User-Agent": agent(answer)});

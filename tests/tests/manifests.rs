@@ -82,7 +82,7 @@ fn our_definitions_are_taken_by_an_api_server_and_serve_all_versions() -> anyhow
     kubectl.apply(&entry(json!({"hosts": ["a.test"], "location": "MESH_EXTERNAL", "resolution": "DNS"})))?;
     let table = kubectl.run(&["get", "se"])?;
     let head: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "AGE"]);
+    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "ACCEPTED", "AGE"]);
     assert!(table.contains("a.test") && table.contains("MESH_EXTERNAL"), "{table}");
     let told = kubectl.run(&["explain", "serviceentry.spec.endpoints.weight"])?;
     assert!(told.contains("Its share"), "{told}");
@@ -248,7 +248,7 @@ fn the_charts_rules_are_enough(api: &ApiServer) -> anyhow::Result<()> {
     let table = kubectl.until(&wide, LIMIT, |table| table.contains("240.240.0.1"));
     let table = table.with_context(|| controller.tail())?;
     let head: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "AGE", "ADDRESS"]);
+    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "ACCEPTED", "AGE", "ADDRESS", "REASON"]);
     kubectl.run(&["delete", "serviceentry", "tried"]).map(drop)
 }
 

@@ -110,9 +110,9 @@ impl Release {
         import_image(cluster, TAG)?;
         let release = Release { helm: Helm::of(cluster)?, kubectl: cluster.kubectl().clone() };
         let pods = cluster.cgroup().display().to_string().replace(CGROUPS[0], CGROUPS[1]);
-        let attach = format!("extraArgs={{--attach={pods}}}");
+        let values = format!("extraArgs={{--attach={pods}}},controller.webhook.enabled=true");
         let began = Instant::now();
-        release.helm("install", &["--create-namespace", "--wait", "--set", &attach])?;
+        release.helm("install", &["--create-namespace", "--wait", "--set", &values])?;
         println!("installed after {:.1?}", began.elapsed());
         Ok(release)
     }

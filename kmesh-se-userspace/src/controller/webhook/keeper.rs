@@ -31,6 +31,8 @@ use crate::{
 /// How often it looks; oftener when certificates are short-lived.
 const TURN: Duration = Duration::from_secs(5);
 const TURN_MIN: Duration = Duration::from_millis(250);
+/// For how long it looks oftener when there is no certificate.
+const START: Duration = Duration::from_secs(30);
 /// How long one look may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -83,6 +85,7 @@ impl Keeper {
     /// Keeps them until `shutdown`.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let pause = (self.policy.lifetime / 40).clamp(TURN_MIN, TURN);
+        let began = Instant::now();
         loop {
             let turn = timeout(TIMEOUT, self.turn());
             let Some(turn) = shutdown.run_until_cancelled(turn).await else { return };
@@ -100,8 +103,9 @@ impl Keeper {
                 }
                 self.told = trouble;
             }
-            // The leader may be known at any moment after the start, and without a certificate nothing is served.
-            let pause = if self.known.is_none() { TURN_MIN } else { pause };
+            // The leader is known soon after the start, and without a certificate nothing is served.
+            let is_new = self.known.is_none() && began.elapsed() < START;
+            let pause = if is_new { TURN_MIN } else { pause };
             if shutdown.run_until_cancelled(sleep(pause)).await.is_none() {
                 return;
             }
