@@ -31,5 +31,5 @@ pub use self::{
     search::Search,
     server::{Ask, DnsServer, Farewell},
     stats::DnsStats,
-    table::{Found, NameTable},
+    table::{Found, NameTable, Used},
 };

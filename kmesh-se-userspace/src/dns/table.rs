@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::Client;
@@ -13,21 +16,55 @@ use crate::{
     model::{HostName, Namespace},
 };
 
-/// The names that the DNS server answers itself. Readers do not wait for one another.
+/// The names that the DNS server answers itself. Readers do not wait for one another, but for a name's first answer to a client.
 #[derive(Debug, Default)]
 pub struct NameTable {
     tables: RwLock<Tables>,
-    /// The names whose backends come from other names that were answered, and to whom.
-    used: Mutex<BTreeSet<(HostName, User)>>,
+    /// What was answered since it was last asked.
+    used: Mutex<Noted>,
 }
 
 #[derive(Debug, Default)]
 struct Tables {
-    exact: HashMap<Box<str>, NameEntry>,
+    exact: HashMap<Box<str>, Host>,
     /// By what follows `*.`.
-    wildcards: HashMap<Box<str>, NameEntry>,
+    wildcards: HashMap<Box<str>, Host>,
     /// Names below wildcards that give names on demand.
-    concrete: HashMap<Box<str>, NameEntry>,
+    concrete: HashMap<Box<str>, Concrete>,
+}
+
+/// A host of entries.
+#[derive(Debug)]
+struct Host {
+    name: HostName,
+    entry: NameEntry,
+    /// Whether it is noted that it was answered.
+    is_noted: AtomicBool,
+}
+
+/// A name below a wildcard.
+#[derive(Debug)]
+struct Concrete {
+    name: HostName,
+    entry: NameEntry,
+    /// To whom it was answered; empty while that is not noted.
+    users: Mutex<Vec<User>>,
+}
+
+/// Hosts and concrete names, each once.
+#[derive(Debug, Default)]
+struct Noted {
+    hosts: Vec<HostName>,
+    names: Vec<HostName>,
+}
+
+/// What clients were answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Hosts whose backends come from other names.
+    pub hosts: BTreeSet<HostName>,
+    /// Names below wildcards that give names on demand, and to whom.
+    pub names: BTreeSet<(HostName, User)>,
 }
 
 /// What a namespace sees of a name.
@@ -63,9 +100,13 @@ impl NameTable {
             Some(suffix) => (&mut tables.wildcards, suffix),
             None => (&mut tables.exact, name.as_str()),
         };
-        match entry {
-            Some(entry) => drop(table.insert(key.into(), entry)),
-            None => drop(table.remove(key)),
+        match (entry, table.get_mut(key)) {
+            (Some(entry), Some(host)) => host.entry = entry,
+            (Some(entry), None) => {
+                let key = key.into();
+                table.insert(key, Host { name, entry, is_noted: AtomicBool::new(false) });
+            }
+            (None, _) => drop(table.remove(key)),
         }
     }
 
@@ -73,9 +114,13 @@ impl NameTable {
     /// on demand.
     pub fn set_concrete(&self, name: &HostName, entry: Option<NameEntry>) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        match entry {
-            Some(entry) => drop(tables.concrete.insert(name.as_str().into(), entry)),
-            None => drop(tables.concrete.remove(name.as_str())),
+        match (entry, tables.concrete.get_mut(name.as_str())) {
+            (Some(entry), Some(concrete)) => concrete.entry = entry,
+            (Some(entry), None) => {
+                let concrete = Concrete { name: name.clone(), entry, users: Mutex::default() };
+                tables.concrete.insert(name.as_str().into(), concrete);
+            }
+            (None, _) => drop(tables.concrete.remove(name.as_str())),
         }
     }
 
@@ -83,24 +128,33 @@ impl NameTable {
     #[must_use]
     pub fn get_concrete(&self, name: &HostName) -> Option<NameEntry> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        tables.concrete.get(name.as_str()).cloned()
+        tables.concrete.get(name.as_str()).map(|concrete| concrete.entry.clone())
     }
 
-    /// The concrete names, and the hosts with backends that come from names, that were answered since this was last asked,
-    /// and to which clients.
+    /// The concrete names, and the hosts with backends that come from names, that were answered since this was last asked.
     #[must_use]
-    pub fn take_used(&self) -> BTreeSet<(HostName, User)> {
-        std::mem::take(&mut self.used.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn take_used(&self) -> Used {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let Noted { hosts, names } = std::mem::take(&mut *noted);
+        for host in &hosts {
+            if let Some(host) = tables.host(host) {
+                host.is_noted.store(false, Ordering::Relaxed);
+            }
+        }
+        let users = names.into_iter().filter_map(|name| {
+            let concrete = tables.concrete.get(name.as_str())?;
+            let users = std::mem::take(&mut *concrete.users.lock().unwrap_or_else(PoisonError::into_inner));
+            Some(users.into_iter().map(move |user| (name.clone(), user)))
+        });
+        Used { names: users.flatten().collect(), hosts: hosts.into_iter().collect() }
     }
 
     /// What is answered for exactly this host, which may be a wildcard.
     #[must_use]
     pub fn get(&self, name: &HostName) -> Option<NameEntry> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        match name.wildcard_suffix() {
-            Some(suffix) => tables.wildcards.get(suffix).cloned(),
-            None => tables.exact.get(name.as_str()).cloned(),
-        }
+        tables.host(name).map(|host| host.entry.clone())
     }
 
     /// What a client sees of `name`: the exact entry of the name or of what is left of it without a domain
@@ -113,68 +167,105 @@ impl NameTable {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let aliases = || search.aliases(namespace, name.as_str());
         let exact = |alias| {
-            let entry = tables.exact.get(alias)?;
-            Some((alias, HostName::new(alias), entry.view(namespace)?, entry.is_complete))
+            let host = tables.exact.get(alias)?;
+            Some((alias, host, host.entry.view(namespace)?))
         };
         let wildcard = |alias| {
-            let (host, entry, view) = tables.wildcard_view(namespace, alias)?;
-            Some((alias, host, view, entry.is_complete))
+            let (host, view) = tables.wildcard_view(namespace, alias)?;
+            Some((alias, host, view))
         };
-        let Some((alias, host, view, is_complete)) =
-            aliases().find_map(exact).or_else(|| aliases().find_map(wildcard))
+        let Some((alias, host, view)) = aliases().find_map(exact).or_else(|| aliases().find_map(wildcard))
         else {
             return Found::NotOurs;
         };
-        let (found, host) = match view.on_demand {
-            true => (tables.on_demand(namespace, alias), HostName::new(alias)),
-            false => (found(HostName::new(alias), &host, view, is_complete), host),
-        };
+        // Most names are asked for as they are.
+        let asked = if alias == name.as_str() { name.clone() } else { HostName::new(alias) };
+        if view.on_demand {
+            return self.on_demand(tables.concrete.get(alias), asked, client);
+        }
+        let found = found(asked, host, view);
         if matches!(&found, Found::Ours { view, .. } if view.from_names) {
-            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-            used.insert((host, client.user()));
+            self.note_host(host);
         }
         found
+    }
+
+    fn on_demand(&self, concrete: Option<&Concrete>, name: HostName, client: Client<'_>) -> Found {
+        let Some((concrete, view)) = concrete.and_then(|c| Some((c, c.entry.view(client.namespace)?))) else {
+            return Found::OnDemand { host: name.clone(), name, so_far: None };
+        };
+        match (concrete.entry.is_complete, view.vips.is_empty()) {
+            // It has no address now, and the resolver says so best.
+            (true, true) => Found::NotOurs,
+            (true, false) => {
+                if view.from_names {
+                    self.note_user(concrete, client);
+                }
+                Found::Ours { name, view: view.clone() }
+            }
+            (false, is_empty) => {
+                let so_far = (!is_empty).then(|| view.clone());
+                Found::OnDemand { host: name.clone(), name, so_far }
+            }
+        }
+    }
+
+    /// A host was answered. Once that is noted, nothing is written any more.
+    fn note_host(&self, host: &Host) {
+        if !host.is_noted.load(Ordering::Relaxed) && !host.is_noted.swap(true, Ordering::Relaxed) {
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).hosts.push(host.name.clone());
+        }
+    }
+
+    /// A concrete name was answered to a client.
+    fn note_user(&self, concrete: &Concrete, client: Client<'_>) {
+        let address = client.address.to_canonical();
+        let is_first = {
+            let mut users = concrete.users.lock().unwrap_or_else(PoisonError::into_inner);
+            if users.iter().any(|user| user.address == address && user.namespace == *client.namespace) {
+                return;
+            }
+            users.push(client.user());
+            users.len() == 1
+        };
+        if is_first {
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).names.push(concrete.name.clone());
+        }
     }
 }
 
 /// What is said of `name`, which `host` gives.
-fn found(name: HostName, host: &HostName, view: &NameView, is_complete: bool) -> Found {
+fn found(name: HostName, host: &Host, view: &NameView) -> Found {
+    let is_complete = host.entry.is_complete;
     match view {
         view if view.vips.is_empty() => Found::NotOurs,
         view if !view.from_names || (is_complete && !view.waits) => Found::Ours { name, view: view.clone() },
         view => {
             let so_far = (!is_complete && !view.waits).then(|| view.clone());
-            Found::OnDemand { name, host: host.clone(), so_far }
+            Found::OnDemand { name, host: host.name.clone(), so_far }
         }
     }
 }
 
 impl Tables {
-    fn on_demand(&self, namespace: &Namespace, name: &str) -> Found {
-        let concrete = self.concrete.get(name).and_then(|c| Some((c.view(namespace)?, c.is_complete)));
-        let name = HostName::new(name);
-        match concrete {
-            // It has no address now, and the resolver says so best.
-            Some((view, true)) if view.vips.is_empty() => Found::NotOurs,
-            Some((view, true)) => Found::Ours { name, view: view.clone() },
-            Some((view, false)) if !view.vips.is_empty() => {
-                Found::OnDemand { host: name.clone(), name, so_far: Some(view.clone()) }
-            }
-            _ => Found::OnDemand { host: name.clone(), name, so_far: None },
+    fn host(&self, name: &HostName) -> Option<&Host> {
+        match name.wildcard_suffix() {
+            Some(suffix) => self.wildcards.get(suffix),
+            None => self.exact.get(name.as_str()),
         }
     }
 
     /// The longest wildcard above `name` that the namespace sees.
-    fn wildcard_view(&self, namespace: &Namespace, name: &str) -> Option<(HostName, &NameEntry, &NameView)> {
+    fn wildcard_view(&self, namespace: &Namespace, name: &str) -> Option<(&Host, &NameView)> {
         if self.wildcards.is_empty() {
             return None;
         }
         let mut rest = name;
         while let Some((_, suffix)) = rest.split_once('.') {
-            if let Some((entry, view)) =
-                self.wildcards.get(suffix).and_then(|entry| Some((entry, entry.view(namespace)?)))
+            if let Some((host, view)) =
+                self.wildcards.get(suffix).and_then(|host| Some((host, host.entry.view(namespace)?)))
             {
-                return Some((HostName::new(&format!("*.{suffix}")), entry, view));
+                return Some((host, view));
             }
             rest = suffix;
         }
@@ -309,9 +400,11 @@ mod tests {
             Some(entry)
         };
         let find = |namespace| find(&table, &Search::default(), namespace, "a.b.test");
-        let (name, used) = (HostName::new("a.b.test"), |namespace| {
-            (HostName::new("a.b.test"), User::of(Namespace::new(namespace)))
-        });
+        let name = HostName::new("a.b.test");
+        let used = |namespaces: &[&str]| {
+            let users = namespaces.iter().map(|namespace| User::of(Namespace::new(namespace)));
+            Used { names: users.map(|user| (name.clone(), user)).collect(), ..Used::default() }
+        };
         table.set(HostName::new("*.test"), on_demand(None));
         assert_eq!(find("x"), Found::OnDemand { name: name.clone(), host: name.clone(), so_far: None });
         let concrete = |vips: &[&str], is_complete| Some(NameEntry { is_complete, ..resolved(vips) });
@@ -321,12 +414,17 @@ mod tests {
             find("x"),
             Found::OnDemand { name: name.clone(), host: name.clone(), so_far: Some(answered.clone()) }
         );
-        assert_eq!(table.take_used(), BTreeSet::new(), "not answered yet");
+        assert_eq!(table.take_used(), Used::default(), "not answered yet");
         table.set_concrete(&name, concrete(&["240.241.0.1"], true));
         let ours = Found::Ours { name: name.clone(), view: answered };
-        assert_eq!((find("x"), find("y"), find("x")), (ours.clone(), ours.clone(), ours));
-        assert_eq!(table.take_used(), [used("x"), used("y")].into());
-        assert_eq!(table.take_used(), BTreeSet::new());
+        assert_eq!((find("x"), find("y"), find("x")), (ours.clone(), ours.clone(), ours.clone()));
+        assert_eq!(table.take_used(), used(&["x", "y"]));
+        assert_eq!(table.take_used(), used(&[]));
+        // Once more, also when it was published anew meanwhile.
+        assert_eq!(find("y"), ours);
+        table.set_concrete(&name, concrete(&["240.241.0.1"], true));
+        assert_eq!(find("x"), ours);
+        assert_eq!(table.take_used(), used(&["x", "y"]));
 
         // A longer wildcard of one namespace, and an entry of the name itself, come first for those who see them.
         table.set(HostName::new("*.b.test"), Some(only_for("x", &["240.240.0.1"])));
@@ -363,14 +461,22 @@ mod tests {
             assert_eq!(so_far(name), (host.to_owned(), true), "the other family is not known yet");
             set(host, true, true);
             assert_eq!(so_far(name), (host.to_owned(), false), "its resolver fails");
-            assert_eq!(table.take_used(), BTreeSet::new(), "not answered yet");
-            set(host, true, false);
-            assert_eq!(lookup(&table, "x", name).as_deref(), Some("240.240.0.1"));
-            let user = User::of(Namespace::new("x"));
-            assert_eq!(table.take_used(), [(HostName::new(host), user)].into());
+            assert_eq!(table.take_used(), Used::default(), "not answered yet");
+            for published in 0..3 {
+                set(host, true, false);
+                for namespace in ["x", "y", "x"] {
+                    assert_eq!(lookup(&table, namespace, name).as_deref(), Some("240.240.0.1"));
+                }
+                // Published anew, it is still noted once.
+                if published > 0 {
+                    let used = Used { hosts: [HostName::new(host)].into(), ..Used::default() };
+                    assert_eq!(table.take_used(), used);
+                    assert_eq!(table.take_used(), Used::default());
+                }
+            }
         }
         table.set(HostName::new("b.test"), Some(entry(&["240.240.0.2"])));
         assert_eq!(lookup(&table, "x", "b.test").as_deref(), Some("240.240.0.2"), "it needs no name");
-        assert_eq!(table.take_used(), BTreeSet::new());
+        assert_eq!(table.take_used(), Used::default());
     }
 }

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::Reconciler;
 use crate::{
     desired::{self, HostDesired, NameEntry, Scope, ServiceKey, User},
+    dns::Used,
     model::{Addresses, HostName},
     sink::Maps,
 };
@@ -46,14 +47,17 @@ impl<M: Maps> Reconciler<M> {
         lacks_address || self.waits_for_backends(name)
     }
 
-    /// Clients have been answered these names.
-    pub fn used(&mut self, names: BTreeSet<(HostName, User)>, now: Timestamp) {
+    /// Clients have been answered these.
+    pub fn used(&mut self, Used { hosts, names }: Used, now: Timestamp) {
         for (name, user) in names {
             // Beyond its quota a client is no user, but another one is, or it would not have been answered.
             if self.leases.contains(&name) {
                 drop(self.leases.ask(&name, &user, now));
             }
             self.use_host(&name, now);
+        }
+        for host in hosts {
+            self.use_host(&host, now);
         }
     }
 
