@@ -116,7 +116,7 @@ impl Resolver {
     /// Keeps the addresses of `name` as they are until it is wanted again. Now and then they are refreshed all the same, long
     /// before they are too old to be used.
     pub fn rest(&self, name: &HostName) {
-        self.shared.schedule().rest(Instant::now().into_std(), name);
+        self.shared.schedule().rest(Instant::now().into_std(), name, rand::random());
     }
 
     /// Forgets `name` and its addresses, however often it was wanted. An update of it that was sent before

@@ -54,8 +54,9 @@ impl Agent {
         let now = Timestamp::now();
         let used = self.reconciler.names().take_used();
         self.reconciler.used(used, now);
-        let quiet = self.reconciler.quiet_names(now);
-        for (host, services) in quiet.into_iter().chain(self.reconciler.unused_hosts(LOOKED_AT)) {
+        // Many become so at once. Those that are left over are looked at the next time.
+        let quiet = self.reconciler.quiet_names(now).into_iter().take(LOOKED_AT);
+        for (host, services) in quiet.chain(self.reconciler.unused_hosts(LOOKED_AT)) {
             let connects = self.connects_of(&services);
             self.reconciler.end_unless_connected(&host, connects, now);
         }

@@ -130,9 +130,9 @@ impl Schedule {
         true
     }
 
-    /// Has a name asked for only so often that its addresses never get too old.
-    pub(crate) fn rest(&mut self, now: Instant, name: &HostName) {
-        let rest = self.config.rest();
+    /// Has a name asked for only so often that its addresses never get too old. `jitter` is a random number from 0 to 1.
+    pub(crate) fn rest(&mut self, now: Instant, name: &HostName, jitter: f64) {
+        let rest = early(self.config.rest(), jitter);
         if let Some(state) = self.names.get_mut(name) {
             state.rests = true;
             self.reschedule(name, now + rest);
@@ -196,7 +196,7 @@ impl Schedule {
         // Only what is known is worth to be tried again soon, before it is too old.
         let is_at_stake = has_failed && !state.family_mut(ask.family).addresses.is_empty();
         if state.rests && !is_at_stake {
-            wait = late(self.config.rest(), jitter);
+            wait = early(self.config.rest(), jitter);
         }
         let due = now + wait;
         state.family_mut(ask.family).due = Some(due);
@@ -335,6 +335,11 @@ impl FamilyState {
 /// `wait` and up to a tenth more.
 fn late(wait: Duration, jitter: f64) -> Duration {
     wait + (wait / 10).min(JITTER_MAX).mul_f64(jitter)
+}
+
+/// A rest that ends up to a quarter earlier: many names that begin to rest together are not asked for together.
+fn early(rest: Duration, jitter: f64) -> Duration {
+    rest - (rest / 4).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
 /// Twice as long after each failure, and between a half and all of that.

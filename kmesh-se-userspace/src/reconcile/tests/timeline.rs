@@ -128,7 +128,7 @@ impl Timeline {
             if node.reconciler.is_dirty() {
                 let effects = node.effects();
                 effects.unwant.iter().for_each(|name| self.schedule.unwant(name));
-                effects.rest.iter().for_each(|name| self.schedule.rest(self.at(node), name));
+                effects.rest.iter().for_each(|name| self.schedule.rest(self.at(node), name, 0.0));
                 for name in effects.want {
                     self.schedule.want(self.at(node), name, None);
                 }

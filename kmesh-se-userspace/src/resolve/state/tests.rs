@@ -296,8 +296,12 @@ fn a_name_that_rests_keeps_its_addresses_and_is_hardly_ever_asked_for() {
     assert!(rest >= Duration::from_secs(600), "{rest:?}");
     bench.v4(records(&["192.0.2.1"], 30));
     bench.v6(nothing());
-    bench.schedule.rest(bench.now, &name());
+    bench.schedule.rest(bench.now, &name(), 0.0);
     assert_eq!(bench.schedule.next_due(), Some(bench.now + rest));
+    // Names that begin to rest at one time are not asked for at one time.
+    bench.schedule.rest(bench.now, &name(), 1.0);
+    assert_eq!(bench.schedule.next_due(), Some(bench.now + rest * 3 / 4));
+    bench.schedule.rest(bench.now, &name(), 0.0);
     assert!(bench.status().rests && bench.status().addresses.v4.len() == 1);
     // Asked for once in a long while, and a failure is told of as ever.
     assert_eq!(bench.v4(records(&["192.0.2.2"], 30)), (rest, update(&["192.0.2.2"])));
@@ -329,7 +333,7 @@ fn a_name_that_is_let_rest_while_it_is_asked_for_rests_then() {
         let mut bench = Bench::new();
         let rest = bench.schedule.config.rest();
         let asks = bench.schedule.start_due(bench.now, 2);
-        bench.schedule.rest(bench.now, &name());
+        bench.schedule.rest(bench.now, &name(), 0.0);
         assert_eq!(bench.schedule.next_due(), None);
         for ask in &asks {
             bench.schedule.finish(bench.now, ask, clone(&outcome), 0.0);
