@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::desired::AddressRange;
 
 pub use self::inventory::{
-    BackendRow, BackendUse, Backends, NameRow, Names, PodRow, Resolved, SourceRow, WorkloadRow, Workloads,
+    BackendRow, BackendUse, Backends, NameRow, Names, PodRow, SourceRow, WorkloadRow, Workloads,
 };
 pub use self::trace::TraceEvent;
 

@@ -15,7 +15,7 @@ use crate::{
     model::HostName,
     reconcile::HostUse,
     resolve::NameStatus,
-    status::{BackendRow, BackendUse, Backends, NameRow, Names, Resolved, SourceRow, WorkloadRow, Workloads},
+    status::{BackendRow, BackendUse, Backends, NameRow, Names, SourceRow, WorkloadRow, Workloads},
 };
 
 impl Agent {
@@ -131,12 +131,7 @@ fn name_row(
         answers_v6: view.answers_v6,
         entry: format!("{}/{}", view.entry.namespace, view.entry.name),
         answered: is_published && !view.vips.is_empty(),
-        resolved: uses.filter(|_| view.from_names).map(|uses| match uses {
-            HostUse::Always => Resolved::Always,
-            HostUse::Used => Resolved::WhileUsed,
-            HostUse::Idle => Resolved::Idle,
-            HostUse::NotAskedFor => Resolved::NotAskedFor,
-        }),
+        resolved: uses.filter(|_| view.from_names),
         on_demand: view.on_demand,
         resolved_from: sources.to_vec(),
         age_secs: sources.iter().filter_map(|source| source.age_secs).max(),

@@ -5,7 +5,10 @@
 use std::io::{self, Write};
 
 use super::{AdminArgs, Answer, Cell, Mood, Output, Table, Text, block_on, seconds};
-use crate::status::{NameRow, Names, Resolved};
+use crate::{
+    reconcile::HostUse,
+    status::{NameRow, Names},
+};
 
 /// Show the names that are answered, to whom, and how old the addresses behind them are.
 #[derive(Debug, clap::Args)]
@@ -60,9 +63,9 @@ fn answered(name: &NameRow) -> Cell {
         return Cell::with_mood(why, Mood::Warning);
     }
     match name.resolved {
-        Some(Resolved::NotAskedFor) => return Cell::from("when asked for"),
-        Some(Resolved::Idle) => return Cell::from("idle, until asked for"),
-        Some(Resolved::Always | Resolved::WhileUsed) | None => {}
+        Some(HostUse::NotAskedFor) => return Cell::from("when asked for"),
+        Some(HostUse::Idle) => return Cell::from("idle, until asked for"),
+        Some(HostUse::Always | HostUse::Used) | None => {}
     }
     let has = |is_v4: bool| name.addresses.iter().any(|address| address.is_ipv4() == is_v4);
     Cell::from(match (name.answers_v4 && has(true), name.answers_v6 && has(false)) {

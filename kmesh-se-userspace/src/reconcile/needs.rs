@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{Reconciler, Step};
 use crate::{
@@ -39,12 +40,14 @@ pub(super) struct Needs {
     pub(super) assumes_use: bool,
 }
 
-/// How the names behind a host are resolved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the names behind a host are resolved. Clients of the admin socket read these words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum HostUse {
     /// Always: a client can dial it without asking for its name.
     Always,
     /// While clients ask for it or connect to it, as they do.
+    #[serde(rename = "whileUsed")]
     Used,
     /// Nobody has used it for a while: the last addresses stay, and nobody is asked for newer ones.
     Idle,

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::reconcile::HostUse;
+
 /// The answer to `backends`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Backends {
@@ -84,7 +86,7 @@ pub struct NameRow {
     /// nobody has used it for a while, so that the last addresses stay; `notAskedFor` before the first client asks, who waits
     /// for them. None without names.
     #[serde(default)]
-    pub resolved: Option<Resolved>,
+    pub resolved: Option<HostUse>,
     /// Whether it is a wildcard that gives each name below it addresses when a client asks.
     pub on_demand: bool,
     /// The names that its backends are resolved from.
@@ -93,17 +95,6 @@ pub struct NameRow {
     pub age_secs: Option<u64>,
     /// Whether one of these is served from an older answer.
     pub stale: bool,
-}
-
-/// How the names behind a host are resolved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the words are those of `NameRow`")]
-pub enum Resolved {
-    Always,
-    WhileUsed,
-    Idle,
-    NotAskedFor,
 }
 
 /// A name that backends are resolved from.
