@@ -35,36 +35,43 @@ pub struct Snapshot {
     written: BTreeMap<IpNet, BTreeSet<ObjectRef>>,
 }
 
-/// When an entry was made, and its name: the order in which entries win. One without a time is the oldest.
-type Age = (Option<jiff::Timestamp>, ObjectRef);
-
-/// The entries that name one host, the oldest first: all of them, and those of each namespace. Many entries may name one host,
+/// The entries that name one host: all of them, and by namespace; in either, the oldest first. Many entries may name one host,
 /// and each view of it is to be found without a look at all of them.
 #[derive(Clone, Debug, Default)]
 struct Named {
-    all: BTreeMap<Age, Arc<Entry>>,
-    of_namespace: BTreeMap<Namespace, BTreeMap<Age, Arc<Entry>>>,
+    all: Vec<Arc<Entry>>,
+    by_namespace: Vec<Arc<Entry>>,
 }
 
 impl Named {
     fn insert(&mut self, entry: &Arc<Entry>) {
-        let age = (entry.created, entry.object.clone());
-        let own = self.of_namespace.entry(entry.object.namespace.clone()).or_default();
-        own.insert(age.clone(), entry.clone());
-        self.all.insert(age, entry.clone());
+        if let (Err(all), Err(own)) = self.places(entry) {
+            self.all.insert(all, entry.clone());
+            self.by_namespace.insert(own, entry.clone());
+        }
     }
 
     /// Says whether none is left.
     fn remove(&mut self, entry: &Entry) -> bool {
-        let age = (entry.created, entry.object.clone());
-        if let Some(own) = self.of_namespace.get_mut(&entry.object.namespace) {
-            own.remove(&age);
-            if own.is_empty() {
-                self.of_namespace.remove(&entry.object.namespace);
-            }
+        if let (Ok(all), Ok(own)) = self.places(entry) {
+            self.all.remove(all);
+            self.by_namespace.remove(own);
         }
-        self.all.remove(&age);
         self.all.is_empty()
+    }
+
+    /// Where an entry is in both lists, or would be.
+    fn places(&self, entry: &Entry) -> (Result<usize, usize>, Result<usize, usize>) {
+        let by_age = |other: &Arc<Entry>| other.age_order().cmp(&entry.age_order());
+        let by_namespace = |other: &Arc<Entry>| other.object.namespace.cmp(&entry.object.namespace);
+        let own = self.by_namespace.binary_search_by(|other| by_namespace(other).then_with(|| by_age(other)));
+        (self.all.binary_search_by(by_age), own)
+    }
+
+    fn of_namespace(&self, namespace: &Namespace) -> &[Arc<Entry>] {
+        let from = self.by_namespace.partition_point(|entry| entry.object.namespace < *namespace);
+        let own = &self.by_namespace[from..];
+        &own[..own.partition_point(|entry| entry.object.namespace == *namespace)]
     }
 }
 
@@ -213,7 +220,7 @@ impl Snapshot {
 
     /// The entries that name `host`, the oldest first, then by namespace and name.
     pub fn entries_of(&self, host: &HostName) -> impl Iterator<Item = &Arc<Entry>> + Clone {
-        self.by_host.get(host).into_iter().flat_map(|named| named.all.values()).inspect(looked_at)
+        self.by_host.get(host).into_iter().flat_map(|named| &named.all).inspect(looked_at)
     }
 
     /// Those of `namespace`, in the same order.
@@ -222,8 +229,8 @@ impl Snapshot {
         host: &HostName,
         namespace: &Namespace,
     ) -> impl Iterator<Item = &Arc<Entry>> + Clone {
-        let own = self.by_host.get(host).and_then(|named| named.of_namespace.get(namespace));
-        own.into_iter().flat_map(BTreeMap::values).inspect(looked_at)
+        let own = self.by_host.get(host).map(|named| named.of_namespace(namespace));
+        own.into_iter().flatten().inspect(looked_at)
     }
 
     /// Whether some entry names `host`.
