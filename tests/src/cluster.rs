@@ -8,6 +8,7 @@
 //! place for others. [`chart`] brings kmesh-se there as its users do.
 
 mod access;
+pub mod bulk;
 pub mod chart;
 mod control;
 pub mod images;

@@ -4,22 +4,19 @@ use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use tests::agent::{is_release, program};
-use tests::cluster::ApiServer;
-use tests::servers::Process;
+use tests::cluster::{ApiServer, bulk::Bulk};
 use tests::{is_long, poll};
 
-use super::{Controller, LIMIT, addresses_of, api};
+use super::{Controller, addresses_of, api};
 
 /// For the arm with a limit of 50 writes a second.
 const FEW: u32 = 500;
-const PROXY: u16 = 8001;
 const COUNTED: u16 = 8002;
 const PATH: &str = "/apis/networking.istio.io/v1/namespaces/default/serviceentries";
 
@@ -35,7 +32,7 @@ impl Counter {
         let listener = api.netns().inside(|| TcpListener::bind(at))??;
         let (netns, noted) = (api.netns().clone(), starts.clone());
         std::thread::spawn(move || {
-            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY));
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, Bulk::PORT));
             for client in listener.incoming().flatten() {
                 let Ok(Ok(server)) = netns.inside(|| TcpStream::connect(to)) else { continue };
                 let (Ok(back_from), Ok(back_to)) = (server.try_clone(), client.try_clone()) else { continue };
@@ -85,58 +82,22 @@ fn most_in_a_second(starts: &[Instant]) -> usize {
     (0..starts.len()).map(within).max().unwrap_or(0)
 }
 
-fn start_proxy(api: &ApiServer) -> anyhow::Result<Process> {
-    let mut proxy = api.kubectl().command(&["proxy", &format!("--port={PROXY}")]);
-    let mut proxy = Process::start(proxy.stdin(Stdio::null()), &api.run().folder()?.join("proxy.log"))?;
-    let listens = || {
-        let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, PROXY)).is_ok();
-        api.netns().inside(connect).unwrap_or(false)
-    };
-    proxy.ready("the proxy to listen", LIMIT, listens)?;
-    Ok(proxy)
-}
-
-fn make(api: &ApiServer, numbers: &[u32]) -> anyhow::Result<()> {
-    let url = format!("http://127.0.0.1:{PROXY}{PATH}");
-    let part = |numbers: &[u32]| -> anyhow::Result<()> {
-        let client = ureq::Agent::new_with_defaults();
-        numbers.iter().try_for_each(|number| {
-            let object = json!({
-                "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
-                "metadata": { "name": format!("entry-{number}") },
-                "spec": { "hosts": [format!("host-{number}.test")], "resolution": "STATIC",
-                          "ports": [{ "number": 80, "name": "http", "protocol": "HTTP" }],
-                          "endpoints": [{ "address": "10.0.0.1" }] },
-            });
-            let body = serde_json::to_string(&object)?;
-            client
-                .post(&url)
-                .content_type("application/json")
-                .send(&body)
-                .map(drop)
-                .context("cannot make an entry")
+fn entries(numbers: std::ops::Range<u32>) -> Vec<Value> {
+    let entry = |number| {
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": { "name": format!("entry-{number}") },
+            "spec": { "hosts": [format!("host-{number}.test")], "resolution": "STATIC",
+                      "ports": [{ "number": 80, "name": "http", "protocol": "HTTP" }],
+                      "endpoints": [{ "address": "10.0.0.1" }] },
         })
     };
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = numbers
-            .chunks(numbers.len().div_ceil(8))
-            .map(|numbers| scope.spawn(move || api.netns().inside(|| part(numbers))?))
-            .collect();
-        parts.into_iter().try_for_each(|part| part.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
-    })
+    numbers.map(entry).collect()
 }
 
 /// The addresses of all entries, each with its host.
-fn all_addresses(api: &ApiServer) -> anyhow::Result<Vec<String>> {
-    let url = format!("http://127.0.0.1:{PROXY}{PATH}");
-    let get = || {
-        let mut answer = ureq::get(&url).call()?;
-        anyhow::Ok(serde_json::from_str::<Value>(
-            &answer.body_mut().with_config().limit(1 << 30).read_to_string()?,
-        )?)
-    };
-    let list = api.netns().inside(get)??;
-    Ok(list["items"].as_array().into_iter().flatten().flat_map(addresses_of).collect())
+fn all_addresses(bulk: &Bulk) -> anyhow::Result<Vec<String>> {
+    Ok(bulk.get(PATH)?["items"].as_array().into_iter().flatten().flat_map(addresses_of).collect())
 }
 
 /// By the way that counts.
@@ -174,15 +135,15 @@ fn until_written(
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn thousands_of_entries_have_addresses_within_a_minute_and_no_second_has_more_writes_than_allowed()
 -> anyhow::Result<()> {
-    let entries = if is_long() { 10_000 } else { 2_000 };
+    let count = if is_long() { 10_000 } else { 2_000 };
     // Ten thousand by a build without optimisation are not what the claim is about.
     let whole = Duration::from_secs(if is_long() && !is_release(&program()?)? { 240 } else { 60 });
     let api = api()?;
-    let _proxy = start_proxy(&api)?;
+    let bulk = Bulk::start(&api)?;
     let (counter, kubeconfig) = (Counter::start(&api)?, kubeconfig(&api)?);
 
     // At most 50 a second, as the flag says.
-    make(&api, &(0..FEW).collect::<Vec<_>>())?;
+    bulk.make(PATH, &entries(0..FEW))?;
     let flags = ["--writes-per-second", "50"];
     let slow = Controller::start_as(&api, &kubeconfig, 9401, &flags)?;
     let starts = until_written(&slow, &counter, FEW.into(), Duration::from_secs(120))?;
@@ -196,26 +157,26 @@ fn thousands_of_entries_have_addresses_within_a_minute_and_no_second_has_more_wr
     // Addresses and conditions of an entry are one write.
     assert_eq!(starts.len(), usize::try_from(FEW)?);
     slow.stop()?;
-    let before = all_addresses(&api)?;
+    let before = all_addresses(&bulk)?;
 
     // By default.
-    make(&api, &(FEW..FEW + entries).collect::<Vec<_>>())?;
+    bulk.make(PATH, &entries(FEW..FEW + count))?;
     let began = Instant::now();
     let controller = Controller::start_as(&api, &kubeconfig, 9401, &[])?;
-    let starts = until_written(&controller, &counter, entries.into(), Duration::from_secs(240))?;
+    let starts = until_written(&controller, &counter, count.into(), Duration::from_secs(240))?;
     let took = starts[starts.len() - 1] - began;
     println!(
-        "{entries} entries with the default limit: {:.1} s from the controller's start, at most {} in a second",
+        "{count} entries with the default limit: {:.1} s from the controller's start, at most {} in a second",
         took.as_secs_f64(),
         most_in_a_second(&starts)
     );
     assert!(most_in_a_second(&starts) <= 250, "{}", most_in_a_second(&starts));
     // None for those that are as they should be; one whose answer was late is sent again.
     let late = controller.metric("kmesh_se_controller_writes_total{result=\"failed\"}")?;
-    assert!(starts.len() as u64 <= u64::from(entries) + late, "{} writes", starts.len());
+    assert!(starts.len() as u64 <= u64::from(count) + late, "{} writes", starts.len());
     assert!(took < whole, "all were written after {took:?}");
-    let after = all_addresses(&api)?;
-    assert_eq!(after.len(), 2 * usize::try_from(FEW + entries)?);
+    let after = all_addresses(&bulk)?;
+    assert_eq!(after.len(), 2 * usize::try_from(FEW + count)?);
     assert!(before.iter().all(|address| after.contains(address)), "an address has moved");
     let values: std::collections::BTreeSet<_> =
         after.iter().filter_map(|a| a.split_once('=')).map(|a| a.1).collect();

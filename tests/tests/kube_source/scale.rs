@@ -1,17 +1,14 @@
 //! Five thousand entries.
 
 use std::net::Ipv4Addr;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use tests::agent::{Agent, Flags, is_release};
 use tests::cgroup;
-use tests::cluster::ApiServer;
-use tests::netns::Netns;
+use tests::cluster::{ApiServer, bulk::Bulk};
 use tests::poll;
-use tests::servers::Process;
 use tests::topology::NODE;
 
 use super::{CRDS, NAME, admin};
@@ -51,25 +48,6 @@ impl Memory {
     }
 }
 
-/// Makes objects, many at a time, by a proxy that leaves out what takes kubectl its time.
-fn make(netns: &Netns, path: &str, objects: &[Value]) -> anyhow::Result<()> {
-    let url = format!("http://127.0.0.1:8001{path}");
-    let part = |objects: &[Value]| -> anyhow::Result<()> {
-        let client = ureq::Agent::new_with_defaults();
-        objects.iter().try_for_each(|object| {
-            let body = serde_json::to_string(object)?;
-            client.post(&url).content_type("application/json").send(&body).map(drop).context(url.clone())
-        })
-    };
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = objects
-            .chunks(objects.len().div_ceil(8))
-            .map(|objects| scope.spawn(move || netns.inside(|| part(objects))?))
-            .collect();
-        parts.into_iter().try_for_each(|part| part.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
-    })
-}
-
 fn entry(number: u16) -> Value {
     let [high, low] = number.to_be_bytes();
     json!({
@@ -100,17 +78,11 @@ fn five_thousand_entries_are_ready_soon_and_take_little_memory() -> anyhow::Resu
     api.netns().ip(&format!("addr add {NODE}/32 dev lo\n"))?;
     api.kubectl().install_crds(CRDS)?;
     api.kubectl().apply("{apiVersion: v1, kind: Node, metadata: {name: n1}}")?;
-    let mut proxy = api.kubectl().command(&["proxy", "--port=8001"]);
-    let mut proxy = Process::start(proxy.stdin(Stdio::null()), &api.run().folder()?.join("proxy.log"))?;
-    let listens = || {
-        let connect = || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, 8001)).is_ok();
-        api.netns().inside(connect).unwrap_or(false)
-    };
-    proxy.ready("the proxy to listen", LIMIT, listens)?;
+    let bulk = Bulk::start(&api)?;
     let entries: Vec<_> = (1..=ENTRIES).map(entry).collect();
-    make(api.netns(), "/apis/networking.istio.io/v1/namespaces/default/serviceentries", &entries)?;
+    bulk.make("/apis/networking.istio.io/v1/namespaces/default/serviceentries", &entries)?;
     let pods: Vec<_> = (1..=PODS).map(pod).collect();
-    make(api.netns(), "/api/v1/namespaces/default/pods", &pods)?;
+    bulk.make("/api/v1/namespaces/default/pods", &pods)?;
 
     let mut flags = Flags::new(api.run(), &cgroup::make(api.run())?)?;
     let bar = if is_release(&flags.program)? { BAR } else { DEBUG_BAR };
@@ -136,7 +108,7 @@ fn five_thousand_entries_are_ready_soon_and_take_little_memory() -> anyhow::Resu
     assert!(took < poll::stretched(bar.ready), "ready after {took:?}");
     assert!(memory.resident < bar.bytes, "{memory:?}");
     agent.stop()?;
-    drop((agent, proxy));
+    drop((agent, bulk));
     assert_eq!(api.end(), Vec::<String>::new());
     Ok(())
 }

@@ -25,6 +25,23 @@ impl Node {
         waits
     }
 
+    fn unasked_with(entry: &str) -> Self {
+        let mut node = Self::unasked();
+        node.apply(entry);
+        node.step();
+        node
+    }
+
+    fn ask_and_step(&mut self, host: &str) {
+        self.ask(host);
+        self.step();
+    }
+
+    fn answer_and_step(&mut self, name: &str, addresses: &[&str]) {
+        self.answer(name, addresses);
+        self.step();
+    }
+
     fn host_use(&self, host: &str) -> Option<HostUse> {
         self.reconciler.host_use(&HostName::new(host))
     }
@@ -50,9 +67,7 @@ impl Node {
 
 #[test]
 fn names_are_resolved_when_a_client_asks_and_rest_when_nobody_does() {
-    let mut node = Node::unasked();
-    node.apply(&named("a", "a.com", "x.net, y.net"));
-    node.step();
+    let mut node = Node::unasked_with(&named("a", "a.com", "x.net, y.net"));
     assert_eq!((&node.wanted, node.host_use("a.com")), (&names([]), Some(HostUse::NotAskedFor)));
     assert_eq!(node.frontends(), ["* 240.240.0.1:80 TCP ->", "* [2001:2::1]:80 TCP ->"]);
     assert!(node.waits_for("a.com") && node.reconciler.is_resolved());
@@ -60,11 +75,9 @@ fn names_are_resolved_when_a_client_asks_and_rest_when_nobody_does() {
     node.ask("a.com");
     assert_eq!(node.effects().want, names(["x.net", "y.net"]));
     assert!(node.waits_for("a.com") && !node.reconciler.is_resolved());
-    node.answer("x.net", &["10.0.0.1"]);
-    node.step();
+    node.answer_and_step("x.net", &["10.0.0.1"]);
     assert!(node.waits_for("a.com"), "the other endpoint is not known yet");
-    node.answer("y.net", &[]);
-    node.step();
+    node.answer_and_step("y.net", &[]);
     assert!(!node.waits_for("a.com"));
     assert_eq!(node.query("default", "a.com"), ["240.240.0.1"]);
     assert_eq!(node.host_use("a.com"), Some(HostUse::Used));
@@ -80,14 +93,12 @@ fn names_are_resolved_when_a_client_asks_and_rest_when_nobody_does() {
     assert!(node.waits_for("a.com"));
     assert!(matches!(node.look_up("default", "a.com"), Found::OnDemand { so_far: Some(_), .. }));
     // What keeps the addresses from getting too old is no news for who asks.
-    node.answer("x.net", &["10.0.0.9"]);
-    node.step();
+    node.answer_and_step("x.net", &["10.0.0.9"]);
     assert!(node.waits_for("a.com"));
     node.ask("a.com");
     assert_eq!(node.effects().want, names(["x.net", "y.net"]));
     node.answer("x.net", &["10.0.0.2"]);
-    node.answer("y.net", &[]);
-    node.step();
+    node.answer_and_step("y.net", &[]);
     assert!(!node.waits_for("a.com"));
     assert_eq!(node.frontends()[0], "* 240.240.0.1:80 TCP -> 10.0.0.2:80");
     node.delete("a");
@@ -97,13 +108,9 @@ fn names_are_resolved_when_a_client_asks_and_rest_when_nobody_does() {
 
 #[test]
 fn connections_are_a_use_also_of_a_host_that_nobody_asked_for() {
-    let mut node = Node::unasked();
-    node.apply(&named("a", "a.com", "x.net"));
-    node.step();
-    node.ask("a.com");
-    node.step();
-    node.answer("x.net", &["10.0.0.1"]);
-    node.step();
+    let mut node = Node::unasked_with(&named("a", "a.com", "x.net"));
+    node.ask_and_step("a.com");
+    node.answer_and_step("x.net", &["10.0.0.1"]);
     for connects in 1..4 {
         node.now += LIMITS.idle;
         node.upkeep(connects);
@@ -132,8 +139,7 @@ fn every_host_without_a_use_is_looked_at_in_its_turn() {
     }
     node.apply(&fixed("s", "s.com", "10.0.0.1"));
     node.step();
-    node.ask("b.com");
-    node.step();
+    node.ask_and_step("b.com");
     let mut turn = || {
         let hosts = node.reconciler.unused_hosts(2).into_iter();
         hosts.map(|(host, services)| format!("{host} {}", services.len())).collect::<Vec<_>>()
@@ -146,9 +152,7 @@ fn every_host_without_a_use_is_looked_at_in_its_turn() {
 
 #[test]
 fn a_connection_that_found_no_backend_has_the_host_resolved() {
-    let mut node = Node::unasked();
-    node.apply(&named("a", "a.com", "x.net"));
-    node.step();
+    let mut node = Node::unasked_with(&named("a", "a.com", "x.net"));
     for address in ["240.240.0.2", "240.240.0.1"] {
         let address = address.parse().expect("an address");
         node.reconciler.dialled_in_vain([Scope::Mesh].iter(), address, node.now);
@@ -199,17 +203,13 @@ fn a_name_of_two_hosts_is_fresh_while_one_is_in_use_and_both_are_told_when_it_re
     node.apply(&named("a", "a.com", "x.net"));
     node.apply(&named("b", "b.com", "x.net"));
     node.step();
-    node.ask("a.com");
-    node.step();
-    node.answer("x.net", &["10.0.0.1"]);
-    node.step();
+    node.ask_and_step("a.com");
+    node.answer_and_step("x.net", &["10.0.0.1"]);
     node.idle();
     assert_eq!(node.host_use("a.com"), Some(HostUse::Idle));
     assert!(node.waits_for("a.com") && node.waits_for("b.com"));
-    node.ask("b.com");
-    node.step();
-    node.answer("x.net", &["10.0.0.1"]);
-    node.step();
+    node.ask_and_step("b.com");
+    node.answer_and_step("x.net", &["10.0.0.1"]);
     assert!(!node.waits_for("b.com"));
     node.ask("a.com");
     assert!(node.effects().want.is_empty());
@@ -234,11 +234,8 @@ fn names_with_addresses_of_an_earlier_run_are_in_use() {
 
 #[test]
 fn while_a_resolver_fails_a_client_waits_and_is_not_sent_to_nowhere() {
-    let mut node = Node::unasked();
-    node.apply(&named("a", "a.com", "x.net, y.net"));
-    node.step();
-    node.ask("a.com");
-    node.step();
+    let mut node = Node::unasked_with(&named("a", "a.com", "x.net, y.net"));
+    node.ask_and_step("a.com");
     for name in ["x.net", "y.net"].map(HostName::new) {
         node.reconciler.failed(&name);
         node.reconciler.completed(&name);
@@ -248,8 +245,7 @@ fn while_a_resolver_fails_a_client_waits_and_is_not_sent_to_nowhere() {
     assert!(node.reconciler.is_resolved(), "an upgrade does not wait for it");
     assert!(matches!(node.look_up("default", "a.com"), Found::OnDemand { so_far: None, .. }));
     // One is enough, whatever becomes of the other.
-    node.answer("y.net", &["10.0.0.1"]);
-    node.step();
+    node.answer_and_step("y.net", &["10.0.0.1"]);
     assert!(!node.waits_for("a.com"));
     assert_eq!(node.query("default", "a.com"), ["240.240.0.1"]);
     // Its addresses are too old to be used, and it cannot be asked for.
