@@ -15,6 +15,7 @@ mod inventory;
 mod place;
 mod pods;
 mod query;
+mod report;
 mod routes;
 mod saving;
 mod stop;
@@ -45,13 +46,14 @@ use self::{
     input::{Input, why_stopped},
     place::{AttachCgroup, Unused},
     pods::PodEnrolments,
+    report::Reporting,
     saving::Saving,
     stop::{Stop, StopSignals},
     surroundings::Surroundings,
     trace::Tracers,
 };
 use crate::{
-    admin::{AdminSocket, Door, Query},
+    admin::{Door, Query},
     config::AgentArgs,
     dns::{Ask, Clients, DnsConfig, DnsListen, DnsServer, Farewell, NameTable},
     enrol::{self, Change},
@@ -97,7 +99,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     health.turn(Step::Starting, vec!["the agent is starting".to_owned()]);
     let dynamic_ranges = args.dynamic_ranges()?;
     let mut taken = if args.takeover { handover::ask(&args.admin).await? } else { None };
-    let (admin, handover, door) = sockets(&args, taken.as_mut()).await?;
+    let (admin, handover, door) = handover::sockets(&args, taken.as_mut()).await?;
     let state = StateDir::open(&args.state)?;
     let (listen, resolvers) = (around.listen, around.captured.clone());
     let searches = resolve::system_search(RESOLV_CONF.as_ref());
@@ -181,8 +183,10 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         pods,
         route_errors: Vec::new(),
         waiting: Waiting::default(),
+        reporting: Reporting::off(),
         args,
     };
+    agent.start_reporting(&input, &mut tasks, &shutdown);
     let pod_cgroups = agent.watch_pods(&mut tasks, &shutdown)?;
     agent.enrol_again(&cgroups).await?;
     agent.enrol_configured().await?;
@@ -245,22 +249,6 @@ async fn wait_for_places(
     Ok((attach_path, input, around))
 }
 
-/// The admin socket and the one beside it: those of the agent that is taken over, or new ones.
-async fn sockets(
-    args: &AgentArgs,
-    taken: Option<&mut Taken>,
-) -> anyhow::Result<(AdminSocket, AdminSocket, Door)> {
-    let beside = handover::socket_path(&args.admin);
-    if let Some((admin, handover)) = taken.and_then(Taken::sockets) {
-        let door = Door::away();
-        let admin = AdminSocket::adopt(admin, &args.admin, &door);
-        return Ok((admin, AdminSocket::adopt(handover, &beside, &door), door));
-    }
-    let door = Door::opened();
-    let admin = AdminSocket::open(&args.admin, &door).await?;
-    Ok((admin, AdminSocket::open(&beside, &door).await?, door))
-}
-
 enum Programs {
     Loaded(Unattached),
     Attached(Loaded),
@@ -304,6 +292,7 @@ struct Agent {
     /// None when pods are not enrolled.
     pods: Option<PodEnrolments>,
     waiting: Waiting,
+    reporting: Reporting,
     resolver: Resolver,
     /// Addresses that an earlier agent saved.
     known: BTreeMap<HostName, KnownAddresses>,
@@ -369,6 +358,7 @@ impl Agent {
                     self.forget_unused_names();
                     self.save_addresses();
                     self.forget_tracers();
+                    self.report();
                 }
             }
             // What came meanwhile belongs to the same step.

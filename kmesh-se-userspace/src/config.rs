@@ -46,6 +46,11 @@ pub struct AgentArgs {
     #[arg(long, env = "KMESH_SE_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
+    /// With `--source kube`: keep a Lease of this node in this namespace, that of the controller's own, which says what the node has
+    /// programmed and what it cannot. Needs create and patch on leases there. Default: nowhere, and nothing is written.
+    #[arg(long, env = "KMESH_SE_REPORT_NAMESPACE", value_name = "NS")]
+    pub report_namespace: Option<String>,
+
     /// Whether hosts without an address of their own get one from --vip-v4 and --vip-v6 here. Not where several nodes must
     /// agree on it: there a host waits until somebody writes `status.addresses`. Default: true for files, false for `kube`.
     #[arg(long, env = "KMESH_SE_ALLOCATE_VIPS", value_name = "true|false", action = clap::ArgAction::Set)]

@@ -11,12 +11,17 @@ mod election;
 mod events;
 mod known;
 mod metrics;
+mod nodes;
 mod pace;
 mod patch;
 mod queue;
 mod webhook;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -101,6 +106,9 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let (nodes_out, nodes) = mpsc::channel(QUEUE);
+    // It ends with its receiver.
+    tokio::spawn(nodes::follow(client.clone(), namespace.clone(), nodes_out));
     let election = tokio::spawn(election.run(terms_out, election_over.clone()));
 
     let mut controller = Controller {
@@ -111,7 +119,7 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         begins_at: None,
         left: None,
         trouble: None,
-        told_refused: BTreeSet::new(),
+        refused: BTreeMap::new(),
         events: Events::new(),
         sends: JoinSet::new(),
         queue: Queue::default(),
@@ -121,7 +129,7 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         metrics,
     };
     let result = tokio::select! {
-        result = controller.run(events, terms) => result,
+        result = controller.run(events, nodes, terms) => result,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
@@ -150,8 +158,8 @@ struct Controller {
     left: Option<Left>,
     /// Why writes fail, if they do.
     trouble: Option<Trouble>,
-    /// Entries of which it was told that the API server refuses their writes.
-    told_refused: BTreeSet<ObjectRef>,
+    /// What the API server said of the writes that it has refused since the last that it took: one thing for each kind of test.
+    refused: BTreeMap<ObjectRef, Refused>,
     events: Events,
     sends: JoinSet<(ObjectRef, Result<Sent, Trouble>)>,
     queue: Queue,
@@ -159,6 +167,13 @@ struct Controller {
     writes: JoinSet<(Write, Result<Object, Refusal>)>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+}
+
+/// Writes of one entry that were refused.
+#[derive(Default)]
+struct Refused {
+    messages: BTreeSet<String>,
+    is_told: bool,
 }
 
 /// Why a write was not made.
@@ -176,6 +191,7 @@ impl Controller {
     async fn run(
         &mut self,
         mut events: mpsc::Receiver<Event>,
+        mut nodes: mpsc::Receiver<nodes::News>,
         mut terms: watch::Receiver<Term>,
     ) -> anyhow::Result<()> {
         let mut upkeep = interval(UPKEEP);
@@ -184,6 +200,7 @@ impl Controller {
             let due = self.due();
             tokio::select! {
                 event = events.recv() => self.event(event.context("the source stopped")?),
+                Some(news) = nodes.recv() => self.allocation.hear(news),
                 Some(written) = self.writes.join_next() => {
                     let (write, result) = written.context("a write failed")?;
                     self.written(write, result);
@@ -229,7 +246,7 @@ impl Controller {
             Event::Apply(Object::ServiceEntry(raw)) => self.allocation.apply(*raw, Timestamp::now()),
             Event::Delete(object) => {
                 self.allocation.delete(&object, Timestamp::now());
-                self.told_refused.remove(&object);
+                self.refused.remove(&object);
             }
             Event::Problems { origin, problems } => {
                 for problem in problems {
@@ -345,7 +362,7 @@ impl Controller {
                 if let Object::ServiceEntry(raw) = written {
                     self.allocation.wrote(*raw, Timestamp::now());
                 }
-                self.told_refused.remove(object);
+                self.refused.remove(object);
                 self.events.add(object, &write.api_version, write.tells);
                 Outcome::Done(write.rank)
             }
@@ -353,12 +370,20 @@ impl Controller {
                 tracing::debug!(entry = %object, "somebody else writes too: trying again");
                 self.metrics.update(|now| now.conflicts += 1);
                 let times = self.allocation.refused(object, &write.version);
-                if times >= REFUSALS_TOLD && self.told_refused.insert(object.clone()) {
+                let refused = self.refused.entry(object.clone()).or_default();
+                refused.messages.insert(message);
+                if times >= REFUSALS_TOLD && !refused.is_told {
+                    refused.is_told = true;
+                    let messages = refused.messages.iter().map(String::as_str).collect::<Vec<_>>().join("; ");
                     tracing::warn!(
                         entry = %object,
-                        message,
+                        messages,
                         "the API server refuses to have the status written, although nobody changes the entry: trying on, more rarely"
                     );
+                }
+                if refused.is_told || times == 0 {
+                    // Not one for each version of an entry that others write all the time.
+                    refused.messages.clear();
                 }
                 Outcome::Failed
             }
@@ -379,6 +404,7 @@ impl Controller {
     }
 
     fn keep_up(&mut self) {
+        self.allocation.tick(Timestamp::now());
         self.allocation.retry();
         self.queue.forget(Instant::now());
         let (queue, counts) = (self.queue.len(), self.allocation.counts());

@@ -21,6 +21,7 @@ pub mod explain;
 pub mod health;
 pub mod loader;
 pub mod model;
+pub mod node_report;
 pub mod pods;
 mod poll;
 pub mod reconcile;

@@ -6,6 +6,8 @@ mod agents;
 mod conditions;
 #[path = "controller/fights.rs"]
 mod fights;
+#[path = "controller/programmed.rs"]
+mod programmed;
 #[path = "controller/scale.rs"]
 mod scale;
 #[path = "controller/webhook.rs"]

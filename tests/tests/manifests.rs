@@ -82,7 +82,7 @@ fn our_definitions_are_taken_by_an_api_server_and_serve_all_versions() -> anyhow
     kubectl.apply(&entry(json!({"hosts": ["a.test"], "location": "MESH_EXTERNAL", "resolution": "DNS"})))?;
     let table = kubectl.run(&["get", "se"])?;
     let head: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "ACCEPTED", "AGE"]);
+    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "ACCEPTED", "PROGRAMMED", "AGE"]);
     assert!(table.contains("a.test") && table.contains("MESH_EXTERNAL"), "{table}");
     let told = kubectl.run(&["explain", "serviceentry.spec.endpoints.weight"])?;
     assert!(told.contains("Its share"), "{told}");
@@ -171,7 +171,7 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
         let crd = kubectl.json(&["get", "crd", name])?;
         assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
     }
-    // What the agent is allowed to, and that it may write nothing.
+    // What the agent is allowed to, and that it may write nothing but a Lease.
     let may_as = |account: &str, words: &[&str]| {
         let account = format!("--as=system:serviceaccount:kmesh-se:{account}");
         let output = kubectl.output(&[&["auth", "can-i", &account], words].concat())?;
@@ -183,6 +183,14 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
         assert!(!may("update", what)? && !may("create", what)? && !may("delete", what)?, "{what}");
     }
     assert!(!may("list", "secrets")?);
+    for (words, is_allowed) in [
+        (["create", "leases.coordination.k8s.io", "-n", "kmesh-se"], true),
+        (["patch", "leases.coordination.k8s.io/kmesh-se-node-a", "-n", "kmesh-se"], true),
+        (["patch", "leases.coordination.k8s.io/kmesh-se-node-a", "-n", "default"], false),
+        (["delete", "leases.coordination.k8s.io/kmesh-se-node-a", "-n", "kmesh-se"], false),
+    ] {
+        assert_eq!(may_as("kmesh-se", &words)?, is_allowed, "{words:?}");
+    }
     // The controller writes the status of entries, and the Lease of its own namespace.
     let lease = "leases.coordination.k8s.io/kmesh-se-controller";
     for (words, is_allowed) in [
@@ -192,6 +200,10 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
         (&["patch", "serviceentries", "-A"], false),
         (&["update", "serviceentries", "-A"], false),
         (&["list", "pods", "-A"], false),
+        (&["watch", "services", "-A"], true),
+        (&["create", "events.events.k8s.io", "-A"], true),
+        (&["watch", "leases.coordination.k8s.io", "-n", "kmesh-se"], true),
+        (&["watch", "leases.coordination.k8s.io", "-n", "default"], false),
         (&["create", "leases.coordination.k8s.io", "-n", "kmesh-se"], true),
         (&["update", lease, "-n", "kmesh-se"], true),
         (&["update", "leases.coordination.k8s.io/other", "-n", "kmesh-se"], false),
@@ -248,7 +260,17 @@ fn the_charts_rules_are_enough(api: &ApiServer) -> anyhow::Result<()> {
     let table = kubectl.until(&wide, LIMIT, |table| table.contains("240.240.0.1"));
     let table = table.with_context(|| controller.tail())?;
     let head: Vec<_> = table.lines().next().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(head, ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "ACCEPTED", "AGE", "ADDRESS", "REASON"]);
+    let wanted =
+        ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "ACCEPTED", "PROGRAMMED", "AGE", "ADDRESS", "REASON"];
+    assert_eq!(head, wanted);
+    assert!(table.lines().any(|row| row.starts_with("tried") && row.contains("True")), "{table}");
+    // Events, too, and all that it reads.
+    kubectl.apply(&entry(
+        json!({"hosts": ["a.test"], "resolution": "STATIC", "endpoints": [{"address": "a.name"}]}),
+    ))?;
+    let is_told = |events: &str| events.contains("EndpointNotAnIp");
+    kubectl.until(&["get", "events.v1.events.k8s.io"], LIMIT, is_told).with_context(|| controller.tail())?;
+    assert!(!controller.output().contains("is not allowed to"), "{}", controller.output());
     kubectl.run(&["delete", "serviceentry", "tried"]).map(drop)
 }
 

@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Agent, Inputs};
 use crate::{
-    admin::AdminSocket,
+    admin::{AdminSocket, Door},
+    config::AgentArgs,
     dns::{Farewell, HandedBlock, HandedSocket},
     health::Step,
     model::Namespace,
@@ -56,6 +57,22 @@ const TAKE: u8 = b'T';
 const GIVEN: u8 = b'G';
 /// The next agent serves.
 const SERVED: u8 = b'S';
+
+/// The admin socket and the one beside it: those of the agent that is taken over, or new ones.
+pub(super) async fn sockets(
+    args: &AgentArgs,
+    taken: Option<&mut Taken>,
+) -> anyhow::Result<(AdminSocket, AdminSocket, Door)> {
+    let beside = socket_path(&args.admin);
+    if let Some((admin, handover)) = taken.and_then(Taken::sockets) {
+        let door = Door::away();
+        let admin = AdminSocket::adopt(admin, &args.admin, &door);
+        return Ok((admin, AdminSocket::adopt(handover, &beside, &door), door));
+    }
+    let door = Door::opened();
+    let admin = AdminSocket::open(&args.admin, &door).await?;
+    Ok((admin, AdminSocket::open(&beside, &door).await?, door))
+}
 
 /// What the running agent gives, but for the sockets themselves.
 #[derive(Debug, Serialize, Deserialize)]

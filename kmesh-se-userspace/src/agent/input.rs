@@ -31,6 +31,14 @@ impl Input {
         })
     }
 
+    /// The cluster that it is, if it is one.
+    pub(super) fn cluster(&self) -> Option<(::kube::Client, String)> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Cluster(client, node) => Some((client.clone(), node.clone())),
+        }
+    }
+
     /// Tells of what it has and of every change, until `shutdown` or until it cannot go on.
     pub(super) async fn tell(
         self,

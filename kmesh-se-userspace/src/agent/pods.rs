@@ -162,6 +162,7 @@ impl Agent {
                 Event::Problems { .. } | Event::Synced => {}
             }
         }
+        self.reporting.hear(&event);
         self.reconciler.event(event);
     }
 

@@ -14,8 +14,8 @@ use crate::{config::ControllerArgs, controller};
 /// With `--webhook` each of them also tells the API server what is wrong with an entry, before it is stored.
 ///
 /// Needs no privilege on its node; of the API server list and watch on serviceentries and services, patch on
-/// serviceentries/status, create on events of events.k8s.io, and get, create and update on leases of its namespace; for the webhook also get,
-/// update, and create unless it is there, on its Secret, and get and patch on its ValidatingWebhookConfiguration.
+/// serviceentries/status, create on events of events.k8s.io, and get, list, watch, create and update on leases of its
+/// namespace; for the webhook also get, update, and create unless it is there, on its Secret, and get and patch on its ValidatingWebhookConfiguration.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  \
     kmesh-se controller --kubeconfig FILE --lease-namespace kmesh-se --health 127.0.0.1:15022")]

@@ -11,6 +11,7 @@ use std::{
     net::IpAddr,
 };
 
+mod programmed;
 mod verdict;
 
 use ipnet::IpNet;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use super::{
     conditions::Left,
     known::{ISTIO, Known, is_written_by},
+    nodes::Nodes,
 };
 use crate::{
     desired::{Age, VipPool, VipRanges, Vips, in_status, wants_vip},
@@ -46,6 +48,12 @@ pub(super) struct Allocation {
     istios: BTreeSet<ObjectRef>,
     /// Why no addresses are allocated here, if they are not.
     left: Option<Left>,
+    nodes: Nodes,
+    knows_nodes: bool,
+    /// Entries that some node may not have programmed, and when to look again at those that are waited for.
+    unsettled: BTreeSet<ObjectRef>,
+    patience: BTreeSet<(Timestamp, ObjectRef)>,
+    clock: Timestamp,
 }
 
 impl Allocation {
@@ -64,6 +72,11 @@ impl Allocation {
             changed: BTreeSet::new(),
             istios: BTreeSet::new(),
             left: None,
+            nodes: Nodes::default(),
+            knows_nodes: false,
+            unsettled: BTreeSet::new(),
+            patience: BTreeSet::new(),
+            clock: Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -111,6 +124,8 @@ impl Allocation {
         }
         let judged = validate(&Object::ServiceEntry(Box::new(raw)));
         (known.errors, known.warnings) = (judged.errors, judged.warnings);
+        known.follow(self.known.get(&object), now);
+        self.clock = now;
         self.known.insert(object.clone(), known);
         let mut touched = self.neighbours(&object);
         match judged.accepted {
@@ -126,6 +141,7 @@ impl Allocation {
     pub(super) fn delete(&mut self, object: &ObjectRef, now: Timestamp) {
         self.known.remove(object);
         self.istios.remove(object);
+        self.unsettled.remove(object);
         let mut touched = self.neighbours(object);
         touched.extend(self.snapshot.remove(object));
         if object.kind == Kind::ServiceEntry {

@@ -14,6 +14,8 @@ use crate::{
 /// The types that this program writes, in the order in which people read them; whoever writes another, it is left alone.
 pub(super) const OWN: [&str; 7] =
     ["Accepted", "Programmed", "Shadowed", "AddressPending", "AddressExhausted", "AddressConflict", "Warned"];
+/// What the nodes made of an entry.
+pub(super) const PROGRAMMED: &str = "Programmed";
 /// A message holds no more bytes of what is listed than this.
 const LISTED: usize = 16 << 10;
 
@@ -35,6 +37,8 @@ pub(super) struct Facts<'a> {
     pub(super) ranges: [String; 2],
     /// Addresses that others have.
     pub(super) conflicts: Vec<String>,
+    /// What the nodes made of it, if that is to be said.
+    pub(super) programmed: Option<Condition>,
 }
 
 /// Why addresses are not allocated here.
@@ -74,7 +78,9 @@ pub(super) fn wanted(facts: &Facts<'_>) -> Vec<Condition> {
         .conflicts
         .first()
         .map(|_| condition("AddressConflict", "True", "OlderEntryHasAddress", list(&facts.conflicts)));
-    let all = [Some(accepted), shadowed, pending, exhausted(facts), conflict, warned(facts.warnings)];
+    let programmed = facts.programmed.clone();
+    let all =
+        [Some(accepted), programmed, shadowed, pending, exhausted(facts), conflict, warned(facts.warnings)];
     all.into_iter().flatten().collect()
 }
 
@@ -105,7 +111,12 @@ fn exhausted(facts: &Facts<'_>) -> Option<Condition> {
     Some(condition("AddressExhausted", "True", reason, list(told.iter().map(|(_, message)| message))))
 }
 
-fn condition(kind: &'static str, status: &'static str, reason: &'static str, message: String) -> Condition {
+pub(super) fn condition(
+    kind: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+) -> Condition {
     Condition { kind, status, reason, message }
 }
 
@@ -162,9 +173,15 @@ pub(super) fn number(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.parse().ok())
 }
 
-/// Whether all of ours in `had` are as `wanted` says, and no others of ours are there.
-pub(super) fn are_as_wanted(had: &[model::Condition], wanted: &[Condition], generation: i64) -> bool {
-    let own = || had.iter().filter(|condition| place(&condition.type_).is_some());
+/// Whether all of ours in `had` are as `wanted` says, and no others of ours are there but what is to be `kept` as it is.
+pub(super) fn are_as_wanted(
+    had: &[model::Condition],
+    wanted: &[Condition],
+    kept: Option<&str>,
+    generation: i64,
+) -> bool {
+    let is_ours = |kind: &str| place(kind).is_some() && Some(kind) != kept;
+    let own = || had.iter().filter(|condition| is_ours(&condition.type_));
     own().count() == wanted.len()
         && wanted.iter().all(|wanted| own().any(|had| says(had, wanted, generation)))
 }
@@ -257,14 +274,14 @@ mod tests {
         let had: model::Condition =
             serde_json::from_value(written(&[], &wanted, 1, at(100))).expect("a condition");
         let had = [had];
-        assert!(are_as_wanted(&had, std::slice::from_ref(&wanted), 1));
-        assert!(!are_as_wanted(&had, std::slice::from_ref(&wanted), 2));
+        assert!(are_as_wanted(&had, std::slice::from_ref(&wanted), None, 1));
+        assert!(!are_as_wanted(&had, std::slice::from_ref(&wanted), None, 2));
         let other = Condition { reason: "HostTooLong", ..wanted.clone() };
-        assert!(!are_as_wanted(&had, std::slice::from_ref(&other), 1));
+        assert!(!are_as_wanted(&had, std::slice::from_ref(&other), None, 1));
         assert_eq!(written(&had, &other, 2, at(200))["lastTransitionTime"], "1970-01-01T00:01:40Z");
         let good = Condition { status: "True", ..wanted.clone() };
         assert_eq!(written(&had, &good, 2, at(200))["lastTransitionTime"], "1970-01-01T00:03:20Z");
         let dropped = [model::Condition { observed_generation: Value::Null, ..had[0].clone() }];
-        assert!(are_as_wanted(&dropped, &[wanted], 7));
+        assert!(are_as_wanted(&dropped, &[wanted], None, 7));
     }
 }

@@ -6,10 +6,13 @@ use jiff::Timestamp;
 use json_patch::Patch;
 use serde_json::Value;
 
-use super::events::Tell;
+use super::{
+    conditions::{PROGRAMMED, number},
+    events::Tell,
+};
 use crate::{
     desired::Age,
-    model::{Issue, ObjectRef, ServiceEntry, ServiceEntryStatus},
+    model::{Condition, Issue, ObjectRef, ServiceEntry, ServiceEntryStatus},
 };
 
 /// By what the API server knows the writes of this program.
@@ -26,6 +29,10 @@ pub(super) struct Known {
     /// Counts the changes of its spec.
     pub(super) generation: i64,
     pub(super) created: Option<Timestamp>,
+    /// The version in which its spec or its addresses changed last, and when that was heard. Of an entry of which everything was
+    /// told already, the beginning.
+    pub(super) since: u64,
+    pub(super) since_at: Timestamp,
     pub(super) status: ServiceEntryStatus,
     /// Why it is rejected, if it is.
     pub(super) errors: Vec<Issue>,
@@ -47,12 +54,33 @@ impl Known {
             version: raw.metadata.resource_version,
             generation: raw.metadata.generation.unwrap_or_default(),
             created: raw.metadata.creation_timestamp.and_then(|at| at.parse().ok()),
+            since: 0,
+            since_at: Timestamp::UNIX_EPOCH,
             status: raw.status,
             errors: Vec::new(),
             warnings: Vec::new(),
             refused: 0,
             is_ahead: false,
         }
+    }
+
+    /// Goes on from what was known of the same object `before`, if it was.
+    pub(super) fn follow(&mut self, before: Option<&Self>, now: Timestamp) {
+        let before = before.filter(|before| before.uid == self.uid);
+        let is_same = |before: &&Self| {
+            (before.generation, &before.status.addresses) == (self.generation, &self.status.addresses)
+        };
+        (self.since, self.since_at) = match before {
+            Some(before) if is_same(&before) => (before.since, before.since_at),
+            None if self.was_programmed() => (0, now),
+            _ => (self.number(), now),
+        };
+    }
+
+    /// Whether it was said of this spec what the nodes made of it.
+    fn was_programmed(&self) -> bool {
+        let generation = |c: &Condition| number(&c.observed_generation).is_none_or(|n| n == self.generation);
+        self.status.conditions.iter().any(|c| c.type_ == PROGRAMMED && c.status == "True" && generation(c))
     }
 
     pub(super) fn number(&self) -> u64 {

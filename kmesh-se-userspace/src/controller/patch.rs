@@ -36,6 +36,8 @@ pub(super) struct New<'a> {
     pub(super) addresses: Option<&'a [StatusAddress]>,
     /// All conditions that are ours, in their order.
     pub(super) conditions: Option<&'a [Value]>,
+    /// The type of one that is not to be touched.
+    pub(super) kept: Option<&'a str>,
 }
 
 /// Has the status be as `new` says, if it is as `old` says.
@@ -60,7 +62,7 @@ pub(super) fn set(old: Old<'_>, new: New<'_>, test: Test) -> Patch {
     let mut changes = Vec::new();
     let parts = [
         new.addresses.map(|wanted| addresses(old.addresses, wanted)),
-        new.conditions.map(|wanted| conditions::change(old.conditions, wanted)),
+        new.conditions.map(|wanted| conditions::change(old.conditions, wanted, new.kept)),
     ];
     for Part { tests, changes: more } in parts.into_iter().flatten() {
         // The version says as much.
@@ -114,7 +116,7 @@ mod tests {
 
     fn made(lacks_status: bool, had: &[StatusAddress], wanted: &[StatusAddress], test: Test) -> Value {
         let old = Old { uid: "u", version: "7", lacks_status, addresses: had, conditions: &[] };
-        let new = New { addresses: Some(wanted), conditions: None };
+        let new = New { addresses: Some(wanted), ..New::default() };
         let patch = serde_json::to_value(set(old, new, test)).expect("JSON");
         assert_eq!(patch[0], json!({"op": "test", "path": "/metadata/uid", "value": "u"}));
         json!([patch[1], patch[2]])
@@ -163,6 +165,7 @@ mod tests {
         let new = New {
             addresses: Some(std::slice::from_ref(&one)),
             conditions: Some(std::slice::from_ref(&condition)),
+            kept: None,
         };
         let patch = serde_json::to_value(set(old, new, Test::Values)).expect("JSON");
         assert_eq!(patch.as_array().map(Vec::len), Some(3));

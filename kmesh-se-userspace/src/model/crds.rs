@@ -39,6 +39,7 @@ const SERVICE_ENTRY: Names = Names {
         ("Location", "string", ".spec.location"),
         ("Resolution", "string", ".spec.resolution"),
         ("Accepted", "string", r#".status.conditions[?(@.type=="Accepted")].status"#),
+        ("Programmed", "string", r#".status.conditions[?(@.type=="Programmed")].status"#),
         ("Age", "date", ".metadata.creationTimestamp"),
     ],
     wide: &[

@@ -325,6 +325,11 @@ impl<M: Maps> Reconciler<M> {
         self.needs.of.contains_key(host) && (!self.needs.are_complete(host) || waits())
     }
 
+    /// The hosts whose backends come from `name`.
+    pub fn dependents(&self, name: &HostName) -> impl Iterator<Item = &HostName> {
+        self.needs.dependents(name)
+    }
+
     /// How `host` is resolved; none if its backends come from no name.
     #[must_use]
     pub fn host_use(&self, host: &HostName) -> Option<HostUse> {

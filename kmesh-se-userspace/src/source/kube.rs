@@ -7,7 +7,7 @@
 //! # What it asks for
 //!
 //! An agent's ClusterRole needs these rules and no others, each with the verbs `list` and `watch`; `list` is for API servers without
-//! streaming lists, and for [`discover`]. A rule that is missing becomes a problem that names it; the rest goes on.
+//! streaming lists, and for [`discover`]. (What it says of its node, if it does, is a Lease, which needs a Role: `agent/report`.) A rule that is missing becomes a problem that names it; the rest goes on.
 //!
 //! | group | resource | what for |
 //! |---|---|---|

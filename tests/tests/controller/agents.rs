@@ -11,10 +11,21 @@ use tests::{cgroup, poll};
 use super::{Controller, LIMIT, api, entry, until_addresses};
 
 /// The second node's address.
-const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 2, 1));
+pub(crate) const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 2, 1));
 
 /// Starts the agent of one of two nodes, each with a cgroup of its own.
 fn node(api: &ApiServer, cgroup: &Path, name: &str, address: IpAddr) -> anyhow::Result<Agent> {
+    node_with(api, cgroup, name, address, &[])
+}
+
+/// The same with further flags.
+pub(crate) fn node_with(
+    api: &ApiServer,
+    cgroup: &Path,
+    name: &str,
+    address: IpAddr,
+    more: &[&str],
+) -> anyhow::Result<Agent> {
     let (run, folder) = (api.run(), api.run().folder()?);
     let mut flags = Flags::new(run, &cgroup.join(name))?;
     flags.cluster = Some((api.kubectl().kubeconfig().to_owned(), name.to_owned()));
@@ -22,6 +33,7 @@ fn node(api: &ApiServer, cgroup: &Path, name: &str, address: IpAddr) -> anyhow::
     flags.pin = run.pins().join(name);
     (flags.state, flags.admin) = (folder.join(name), folder.join(format!("{name}.sock")));
     flags.more.push("--enrol-pods=false".to_owned());
+    flags.more.extend(more.iter().map(|&flag| flag.to_owned()));
     Agent::start_with(run, api.netns(), flags, &[])
 }
 

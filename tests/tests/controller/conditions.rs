@@ -22,7 +22,7 @@ fn condition(kubectl: &Kubectl, name: &str, kind: &str) -> anyhow::Result<Option
 }
 
 /// Waits until the condition of this type has this status and reason; none: until there is no such condition.
-fn until_condition(
+pub(crate) fn until_condition(
     kubectl: &Kubectl,
     name: &str,
     kind: &str,
@@ -50,7 +50,7 @@ fn events(kubectl: &Kubectl, name: &str) -> anyhow::Result<Vec<String>> {
     Ok(own.map(|event| format!("{} {}", text(event, "reason"), text(event, "note"))).collect())
 }
 
-fn version(kubectl: &Kubectl, name: &str) -> anyhow::Result<Value> {
+pub(crate) fn version(kubectl: &Kubectl, name: &str) -> anyhow::Result<Value> {
     Ok(kubectl.json(&["get", "serviceentry", name])?["metadata"]["resourceVersion"].clone())
 }
 

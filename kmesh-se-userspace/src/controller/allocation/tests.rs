@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod conditions;
+mod programmed;
 
 /// Entries as the API server has them, and the controller that follows them.
 struct World {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Allocation, Known};
 use crate::{
     controller::{
-        conditions::{self, Facts},
+        conditions::{self, Facts, PROGRAMMED},
         events::Tell,
         known::{Rank, Write},
         patch::{self, New, Old, Test},
@@ -25,18 +25,25 @@ impl Allocation {
     pub(in crate::controller) fn take_changed(&mut self) -> Vec<(ObjectRef, Option<Item>)> {
         let changed = std::mem::take(&mut self.changed);
         let mut losers = Losers::new(&self.snapshot);
-        let item = |object: &ObjectRef, losers: &mut Losers<'_>| {
+        let mut held = Vec::new();
+        let mut item = |object: &ObjectRef| {
             let known = self.known.get(object)?;
+            let wanted = self.wanted_conditions(object, &mut losers);
+            held.push((object.clone(), wanted.is_settled, wanted.look_at));
             let rank = if self.wanted(object).is_some() {
                 Rank::Addresses
-            } else if self.lacks_conditions(known, &self.wanted_conditions(object, losers)) {
+            } else if lacks_conditions(known, &wanted) {
                 Rank::Conditions
             } else {
                 return None;
             };
             Some(Item { rank, age: known.age(object) })
         };
-        changed.into_iter().map(|object| (object.clone(), item(&object, &mut losers))).collect()
+        let items = changed.into_iter().map(|object| (object.clone(), item(&object))).collect();
+        for (object, is_settled, look_at) in held {
+            self.note_held(object, is_settled, look_at);
+        }
+        items
     }
 
     /// The write that `object` needs, if it does. `is_refused` says that the last one was: addresses do not wait for conditions
@@ -51,13 +58,14 @@ impl Allocation {
         let addresses = self.wanted(object);
         let wanted = self.wanted_conditions(object, &mut Losers::new(&self.snapshot));
         let has_both = addresses.is_some() && is_refused;
-        let lacks_conditions = !has_both && self.lacks_conditions(known, &wanted);
+        let lacks_conditions = !has_both && lacks_conditions(known, &wanted);
         if addresses.is_none() && !lacks_conditions {
             return None;
         }
         let had = &known.status.conditions;
-        let written: Option<Vec<Value>> = lacks_conditions
-            .then(|| wanted.iter().map(|c| conditions::written(had, c, known.generation, now)).collect());
+        let written: Option<Vec<Value>> = lacks_conditions.then(|| {
+            wanted.conditions.iter().map(|c| conditions::written(had, c, known.generation, now)).collect()
+        });
         let old = Old {
             uid: &known.uid,
             version: &known.version,
@@ -67,8 +75,8 @@ impl Allocation {
         };
         // What has no status in our eyes may have one that only others can read.
         let test = if known.refused % 2 == 0 { Test::Values } else { Test::Version };
-        let new = New { addresses: addresses.as_deref(), conditions: written.as_deref() };
-        let tells = if lacks_conditions { tells(known, &wanted) } else { Vec::new() };
+        let new = New { addresses: addresses.as_deref(), conditions: written.as_deref(), kept: wanted.kept };
+        let tells = if lacks_conditions { tells(known, &wanted.conditions) } else { Vec::new() };
         Some(Write {
             object: object.clone(),
             api_version: known.api_version.clone(),
@@ -124,15 +132,13 @@ impl Allocation {
         Some(all.collect())
     }
 
-    fn lacks_conditions(&self, known: &Known, wanted: &[Condition]) -> bool {
-        !conditions::are_as_wanted(&known.status.conditions, wanted, known.generation)
-    }
-
     /// The conditions of our types that `object` should have.
-    fn wanted_conditions(&self, object: &ObjectRef, losers: &mut Losers<'_>) -> Vec<Condition> {
-        let Some(known) = self.known.get(object) else { return Vec::new() };
+    fn wanted_conditions(&self, object: &ObjectRef, losers: &mut Losers<'_>) -> WantedConditions {
+        let settled =
+            |conditions| WantedConditions { conditions, kept: None, is_settled: true, look_at: None };
+        let Some(known) = self.known.get(object) else { return settled(Vec::new()) };
         let mut facts = Facts { errors: &known.errors, warnings: &known.warnings, ..Facts::default() };
-        let Some(entry) = self.snapshot.entry(object) else { return conditions::wanted(&facts) };
+        let Some(entry) = self.snapshot.entry(object) else { return settled(conditions::wanted(&facts)) };
         facts.losers = losers.of(entry);
         facts.conflicts = self.conflicts(entry);
         facts.left = self.left;
@@ -154,7 +160,14 @@ impl Allocation {
                 facts.pending.push(host);
             }
         }
-        conditions::wanted(&facts)
+        let programmed = self.programmed(object, known, &facts);
+        facts.programmed = programmed.say;
+        WantedConditions {
+            conditions: conditions::wanted(&facts),
+            kept: programmed.is_kept.then_some(PROGRAMMED),
+            is_settled: programmed.is_settled,
+            look_at: programmed.look_at,
+        }
     }
 
     /// The addresses that `entry` writes and that an older one has for another host, each with that one.
@@ -193,6 +206,22 @@ impl Allocation {
         }
         found
     }
+}
+
+/// The conditions of our types that an entry should have.
+struct WantedConditions {
+    conditions: Vec<Condition>,
+    /// The type of one that is to stay as it is.
+    kept: Option<&'static str>,
+    /// Whether all nodes hold it, as far as is to be known.
+    is_settled: bool,
+    /// When to look again, if nothing is heard before.
+    look_at: Option<Timestamp>,
+}
+
+fn lacks_conditions(known: &Known, wanted: &WantedConditions) -> bool {
+    let had = &known.status.conditions;
+    !conditions::are_as_wanted(had, &wanted.conditions, wanted.kept, known.generation)
 }
 
 /// The clients for whom `other`, which is older, comes before `entry` at an address of both.
