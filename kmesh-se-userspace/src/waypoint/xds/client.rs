@@ -449,9 +449,10 @@ fn shared(name: &str, book: &Book) -> Arc<str> {
     book.get_key_value(name).map_or_else(|| name.into(), |(name, _)| Arc::clone(name))
 }
 
-/// A version as it is written on the wire: also the listener port, which a server that starts learns from it.
+/// A version as it is written on the wire: of a listener also its port, which a server that starts learns from it.
 pub(super) fn version_text(record: &Record, kind: Kind) -> String {
-    format!("{:016x}.{}", record.version(kind).unwrap_or_default(), record.service.listener_port)
+    let version = format!("{:016x}", record.version(kind).unwrap_or_default());
+    if kind == Kind::Listener { format!("{version}.{}", record.service.listener_port) } else { version }
 }
 
 /// A version and a listener port, as far as they are what [`version_text`] writes.
@@ -460,5 +461,7 @@ fn version_of(text: &str) -> (u64, Option<u16>) {
     (u64::from_str_radix(version, 16).unwrap_or_default(), port.parse().ok())
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;
