@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use kmesh_se::{
-    desired::{self, DYNAMIC_RANGES, Known, LeaseLimits, Leases, User, VipPool, VipRanges},
+    desired::{self, DYNAMIC_RANGES, Known, LeaseLimits, Leases, NO_WAYPOINTS, User, VipPool, VipRanges},
     model::{HostName, Namespace, Parsed, Resolved, Snapshot, parse, validate},
 };
 
@@ -32,7 +32,7 @@ pub fn yaml(bytes: &[u8]) {
             resolved.entry(name).or_default().v4.push([10, 0, 0, 1].into());
         }
     }
-    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &vips };
+    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &vips, waypoints: &NO_WAYPOINTS };
     for host in snapshot.hosts() {
         let desired = desired::host(known, host);
         let led_to = desired.tables.frontends.values().all(|key| desired.tables.services.contains_key(key));

@@ -15,10 +15,12 @@ mod losers;
 mod names;
 mod plan;
 mod policy;
+mod ports;
 mod range;
 mod shadows;
 mod tables;
 mod vips;
+mod waypoint;
 mod winner;
 
 #[cfg(test)]
@@ -38,9 +40,11 @@ pub use names::{NameEntry, NameView};
 pub(crate) use plan::remedy_without_address;
 pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
 pub use policy::registry_only;
+pub use ports::{PortPool, PortRange, PortRangeError, PortsExhausted, Seat};
 pub use range::AddressRange;
 pub use tables::{Address, AddressRule, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
+pub use waypoint::{ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints};
 pub use winner::service_that_wins;
 
 use std::fmt;

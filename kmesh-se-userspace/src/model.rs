@@ -14,6 +14,7 @@ mod reason;
 mod resolved;
 mod snapshot;
 mod validate;
+mod waypoint;
 
 pub use cluster::*;
 pub use crds::*;
@@ -26,3 +27,4 @@ pub use reason::*;
 pub use resolved::*;
 pub use snapshot::*;
 pub use validate::*;
+pub use waypoint::*;

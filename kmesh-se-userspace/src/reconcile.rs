@@ -7,6 +7,7 @@ mod leases;
 mod needs;
 mod report;
 mod vips;
+mod waypoints;
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ pub use self::{
     report::{ObjectReport, Report},
 };
 use crate::{
-    desired::{self, Desired, Keys, Known, Leases, NameEntry, Tables, VipPool},
+    desired::{self, Desired, Keys, Known, Leases, NameEntry, Tables, VipPool, Waypoints},
     diff::{MapOp, diff},
     dns::NameTable,
     model::{Addresses, HostName, Object, ObjectRef, Place, Resolved, Snapshot, validate},
@@ -38,6 +39,11 @@ pub struct Reconciler<M> {
     snapshot: Snapshot,
     resolved: Resolved,
     vips: VipPool,
+    waypoints: Waypoints,
+    /// The hosts with a service for which no port was left at its waypoint.
+    unseated: BTreeSet<HostName>,
+    /// Whether ports of an earlier run that nobody needs were taken back.
+    seats_are_ours: bool,
     /// Whether hosts get addresses from `vips`.
     allocates: bool,
     /// The names below DYNAMIC_DNS wildcards that clients use.
@@ -73,6 +79,8 @@ pub struct Step {
     pub must_save: bool,
     /// Whether names below wildcards got or lost addresses, to be saved like those.
     pub must_save_leases: bool,
+    /// Whether services got or lost ports at a waypoint, to be saved like those.
+    pub must_save_ports: bool,
     /// The rows to be written, by host.
     touched: BTreeMap<HostName, Keys>,
 }
@@ -84,6 +92,9 @@ impl<M: Maps> Reconciler<M> {
             snapshot: Snapshot::default(),
             resolved: Resolved::new(),
             vips,
+            waypoints: Waypoints::default(),
+            unseated: BTreeSet::new(),
+            seats_are_ours: false,
             allocates: true,
             leases,
             desired: Desired::default(),
@@ -190,7 +201,7 @@ impl<M: Maps> Reconciler<M> {
     /// Has what failed tried again by the next [`Reconciler::prepare`], which then has something to do: rows that could
     /// not be written, and hosts for which no address was left.
     pub fn retry_failed(&mut self) {
-        self.dirty.extend(self.report.exhausted_hosts().cloned());
+        self.dirty.extend(self.report.exhausted_hosts().chain(&self.unseated).cloned());
         self.retry = !self.failed.is_empty();
     }
 
@@ -207,7 +218,8 @@ impl<M: Maps> Reconciler<M> {
             self.update_lease(&host, now);
         }
         self.needs.assumes_use = false;
-        self.rebuild_with_followers(dirty, &mut step);
+        self.rebuild_with_followers(dirty, now, &mut step);
+        self.release_unused_seats(now, &mut step);
         if std::mem::take(&mut self.takes_over) {
             step.must_save |= self.release_unused_vips(now);
             self.take_over(&mut step.touched);
@@ -221,13 +233,13 @@ impl<M: Maps> Reconciler<M> {
 
     /// Builds these hosts anew, those that have endpoints at them, and those that have endpoints at those: where an endpoint
     /// leads depends on where the endpoints lead that it is followed to. Nothing reaches further.
-    fn rebuild_with_followers(&mut self, dirty: BTreeSet<HostName>, step: &mut Step) {
+    fn rebuild_with_followers(&mut self, dirty: BTreeSet<HostName>, now: Timestamp, step: &mut Step) {
         let mut built = BTreeSet::new();
         let mut next = dirty;
         for _ in 0..3 {
             let mut followers = BTreeSet::new();
             for host in next {
-                let keys = self.rebuild(&host);
+                let keys = self.rebuild(&host, now, step);
                 followers.extend(self.desired.followers(&keys).cloned());
                 followers.extend(self.needs.dependents(&host).cloned());
                 step.touched.entry(host.clone()).or_default().extend(keys);
@@ -239,9 +251,12 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Builds `host` anew; returns the rows that it had or has.
-    fn rebuild(&mut self, host: &HostName) -> Keys {
+    fn rebuild(&mut self, host: &HostName, now: Timestamp, step: &mut Step) -> Keys {
         let exists = self.snapshot.has_host(host);
         let mut built = exists.then(|| desired::host(self.known(), host));
+        if self.update_seats(host, built.as_ref(), now, step) {
+            built = exists.then(|| desired::host(self.known(), host));
+        }
         if !exists {
             self.names.set(host.clone(), None);
         }
@@ -254,7 +269,12 @@ impl<M: Maps> Reconciler<M> {
     }
 
     fn known(&self) -> Known<'_> {
-        Known { snapshot: &self.snapshot, resolved: &self.resolved, vips: &self.vips }
+        Known {
+            snapshot: &self.snapshot,
+            resolved: &self.resolved,
+            vips: &self.vips,
+            waypoints: &self.waypoints,
+        }
     }
 
     /// Names the restored rows as the desired ones are named, and has all of them compared: what nobody wants goes. A service

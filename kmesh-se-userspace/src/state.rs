@@ -1,6 +1,8 @@
-//! What survives a restart: VIPs of hosts and of names below wildcards, ids of namespaces, addresses of names.
+//! What survives a restart: VIPs of hosts and of names below wildcards, ports at waypoints, ids of namespaces, addresses of names.
 //!
 //! In: a directory. Out: one JSON file for each, replaced as a whole. Never: a partly written file.
+
+mod seats;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +24,7 @@ const VIPS: &str = "vips.json";
 const SCOPES: &str = "scopes.json";
 const ADDRESSES: &str = "addresses.json";
 const LEASES: &str = "leases.json";
+const WAYPOINT: &str = "waypoint.json";
 const CLUSTER: &str = "cluster.json";
 const VERSION: u32 = 1;
 
@@ -128,7 +131,7 @@ impl StateDir {
     /// The files that an agent leaves in the directory `path`.
     pub fn files(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
         let path = path.to_owned();
-        [VIPS, SCOPES, ADDRESSES, LEASES, CLUSTER]
+        [VIPS, SCOPES, ADDRESSES, LEASES, WAYPOINT, CLUSTER]
             .into_iter()
             .flat_map(move |file| [path.join(file), path.join(temporary(file))])
     }

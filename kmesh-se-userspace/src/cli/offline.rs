@@ -16,7 +16,9 @@ use serde::Serialize;
 
 use super::input;
 use crate::{
-    desired::{self, DYNAMIC_RANGES, Known, LeaseLimits, Leases, Scope, User, VipPool, VipRanges},
+    desired::{
+        self, ASSUMED_WAYPOINTS, DYNAMIC_RANGES, Known, LeaseLimits, Leases, Scope, User, VipPool, VipRanges,
+    },
     model::{
         Addresses, HostName, Issue, Namespace, Object, ObjectRef, Parsed, Place, Reason, Resolved, Snapshot,
         parse, validate,
@@ -113,7 +115,7 @@ impl Offline {
 
     /// What hosts are built from, with these VIPs.
     pub(super) fn known<'a>(&'a self, vips: &'a VipPool) -> Known<'a> {
-        Known { snapshot: &self.snapshot, resolved: &self.resolved, vips }
+        Known { snapshot: &self.snapshot, resolved: &self.resolved, vips, waypoints: &ASSUMED_WAYPOINTS }
     }
 
     /// The VIPs that a first agent would allocate: by age of the entry, then namespace and name, then host.

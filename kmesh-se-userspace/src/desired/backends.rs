@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Backend, VipPool,
+    Backend, ServiceKey, VipPool, Waypoints,
     follow::{Lead, lead_of_address, lead_of_name},
 };
 use crate::model::{
@@ -26,6 +26,8 @@ pub struct Known<'a> {
     pub resolved: &'a Resolved,
     /// The addresses that were allocated.
     pub vips: &'a VipPool,
+    /// The waypoints.
+    pub waypoints: &'a Waypoints,
 }
 
 /// One port of one host of an entry.
@@ -34,6 +36,12 @@ pub(super) struct Of<'a> {
     pub(super) entry: &'a Entry,
     pub(super) host: &'a HostName,
     pub(super) port: &'a Port,
+}
+
+impl Of<'_> {
+    pub(super) fn key(&self) -> ServiceKey {
+        ServiceKey { host: self.host.clone(), entry: self.entry.object.clone(), port: self.port.number }
+    }
 }
 
 /// What the endpoints of a port come to.
@@ -45,6 +53,8 @@ pub(super) struct Found {
     pub(super) dialled: BTreeSet<IpAddr>,
     /// The endpoints that lead nowhere: reason and message.
     pub(super) problems: BTreeSet<(&'static str, String)>,
+    /// Whether one leads to another service of ours, or is refused there.
+    pub(super) is_followed: bool,
 }
 
 /// The backends of a port. An endpoint that is a virtual address or a host of ours is followed to its backends, once.
@@ -53,7 +63,9 @@ pub(super) fn backends(known: Known<'_>, of: Of<'_>) -> Found {
     let mut nearest = Nearest::default();
     for target in targets(known, of) {
         found.dialled.extend(target.address);
-        match lead(known, of, &target) {
+        let leads_to = lead(known, of, &target);
+        found.is_followed |= !matches!(leads_to, Lead::Straight(_));
+        match leads_to {
             Lead::Straight(addresses) => {
                 addresses.into_iter().for_each(|address| nearest.add(&target, address, target.port, 1));
             }
@@ -92,20 +104,21 @@ pub(super) fn backends(known: Known<'_>, of: Of<'_>) -> Found {
 }
 
 /// An address or a name to dial.
-#[derive(Clone, Debug)]
-struct Target {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
     /// None for a name that is a host of ours, or was not answered.
     address: Option<IpAddr>,
     /// The name, if it is one.
-    name: Option<HostName>,
-    port: u16,
-    weight: u32,
-    distance: u8,
-    source: Arc<str>,
+    pub(super) name: Option<HostName>,
+    pub(super) port: u16,
+    pub(super) weight: u32,
+    pub(super) distance: u8,
+    /// The name, or the address as it was written.
+    pub(super) source: Arc<str>,
 }
 
-/// What the endpoints of a port are, before any is followed.
-fn targets<'a>(known: Known<'a>, of: Of<'a>) -> Vec<Target> {
+/// The endpoints of a port as they are written.
+pub(super) fn endpoints(known: Known<'_>, of: Of<'_>) -> Vec<Target> {
     let Of { entry, host, port } = of;
     let own_host;
     let endpoints: Vec<&Endpoint> = match entry.resolution {
@@ -116,36 +129,36 @@ fn targets<'a>(known: Known<'a>, of: Of<'a>) -> Vec<Target> {
         }
         _ => known.snapshot.endpoints_of(entry).collect(),
     };
-    let mut targets = Vec::new();
-    for endpoint in endpoints {
-        let mut target = Target {
-            address: None,
-            name: None,
+    let targets = endpoints.into_iter().filter_map(|endpoint| {
+        let (address, name, source) = match &endpoint.address {
+            EndpointAddress::Ip(address) => (Some(address.to_canonical()), None, address.to_string().into()),
+            EndpointAddress::Name(name) => (None, Some(name.clone()), Arc::from(name.as_str())),
+            EndpointAddress::Unix(_) | EndpointAddress::None => return None,
+        };
+        Some(Target {
+            address,
+            name,
             port: endpoint.ports.get(&port.name).copied().unwrap_or(port.target_port),
             weight: endpoint.weight,
             distance: known.snapshot.distance(entry, endpoint),
-            source: Arc::from(""),
-        };
-        match &endpoint.address {
-            EndpointAddress::Ip(address) => {
-                target.address = Some(address.to_canonical());
-                target.source = address.to_string().into();
-                targets.push(target);
-            }
-            EndpointAddress::Name(name) => {
-                target.source = name.as_str().into();
-                target.name = Some(name.clone());
-                let is_ours = matches!(lead_of_name(known, of, name, target.port), Lead::Service(_));
-                if is_ours {
-                    targets.push(target);
-                    continue;
-                }
-                let limit = if entry.resolution == Resolution::DnsRoundRobin { 1 } else { usize::MAX };
+            source,
+        })
+    });
+    targets.collect()
+}
+
+/// The same with the addresses of names, but for names that lead to a service of ours.
+fn targets(known: Known<'_>, of: Of<'_>) -> Vec<Target> {
+    let limit = if of.entry.resolution == Resolution::DnsRoundRobin { 1 } else { usize::MAX };
+    let mut targets = Vec::new();
+    for target in endpoints(known, of) {
+        match &target.name {
+            Some(name) if !matches!(lead_of_name(known, of, name, target.port), Lead::Service(_)) => {
                 let answered = known.resolved.get(name).into_iter().flat_map(Addresses::iter).take(limit);
                 targets
                     .extend(answered.map(|a| Target { address: Some(a.to_canonical()), ..target.clone() }));
             }
-            EndpointAddress::Unix(_) | EndpointAddress::None => {}
+            _ => targets.push(target),
         }
     }
     targets

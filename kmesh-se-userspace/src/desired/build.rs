@@ -5,9 +5,10 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
-    Address, AddressRange, AddressRule, Backend, Few, Frontend, Known, NameEntry, NameView, Scope,
+    Address, AddressRange, AddressRule, Backend, Bound, Few, Frontend, Known, NameEntry, NameView, Scope,
     ServiceKey, Tables, Unlisted, Vips,
     backends::{self, Of},
+    waypoint,
     winner::{Winner, winner},
 };
 use crate::model::{Entry, ExportTo, HostName, Namespace, ObjectRef, Port, Resolution, Snapshot};
@@ -27,6 +28,8 @@ pub struct HostDesired {
     pub ages: Few<Scope, Age>,
     /// The views whose addresses are dialled straight, on any port.
     pub straight: BTreeSet<Scope>,
+    /// What waypoints are to know of its services that are bound to one.
+    pub bound: Few<ServiceKey, Bound>,
     /// The addresses of its endpoints: if one is a virtual address of another host, that host's backends are dialled.
     pub dialled: Few<IpAddr, ()>,
 }
@@ -41,6 +44,7 @@ impl HostDesired {
         self.concrete.views.extend(other.concrete.views);
         self.unresolved.extend(other.unresolved);
         self.ages.extend(other.ages);
+        self.bound.extend(other.bound);
         self.dialled.extend(other.dialled);
     }
 }
@@ -229,9 +233,12 @@ pub(super) fn add_view(
     } else {
         for (entry, ports) in &view.entries {
             for port in ports {
-                let key = ServiceKey { host: host.clone(), entry: entry.object.clone(), port: port.number };
-                let found = backends::backends(known, Of { entry, host, port });
-                all_backends.extend(found.backends.iter().cloned());
+                let of = Of { entry, host, port };
+                let (key, found) = (of.key(), backends::backends(known, of));
+                let bound = waypoint::bound(known, of, &found).filter(|_| !vips.is_empty());
+                desired.bound.extend(bound.map(|bound| (key.clone(), bound)));
+                let dialled = waypoint::dialled(known, &waypoint::way(known, of), found.backends);
+                all_backends.extend(dialled.iter().cloned());
                 desired.dialled.extend(found.dialled.into_iter().map(|address| (address, ())));
                 for address in &vips {
                     let frontend = Frontend {
@@ -243,7 +250,7 @@ pub(super) fn add_view(
                     desired.tables.frontends.insert(frontend, key.clone());
                 }
                 if !vips.is_empty() {
-                    desired.tables.services.insert(key, found.backends);
+                    desired.tables.services.insert(key, dialled);
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::{
     backends::{self, Of},
     build, conditions, dynamic_view,
     shadows::shadows,
-    view_for,
+    view_for, waypoint,
     winner::{Ruling, ruling},
 };
 use crate::model::{
@@ -52,6 +52,7 @@ pub struct PortPlan {
     pub protocol: Protocol,
     /// `balance`, `passthrough`, `waypoint` or `unsupported`.
     pub mode: &'static str,
+    /// With `waypoint`, those that the waypoint dials.
     pub backends: Vec<BackendPlan>,
 }
 
@@ -155,10 +156,13 @@ fn service(
     mut conditions: Vec<Condition>,
 ) -> ServicePlan {
     let mut ports = Vec::new();
+    let mut ways = Vec::new();
     let mut problems = BTreeSet::new();
     for port in serves.into_iter().flatten() {
-        let found = backends::backends(known, Of { entry, host, port });
+        let of = Of { entry, host, port };
+        let found = backends::backends(known, of);
         problems.extend(found.problems);
+        let way = waypoint::way(known, of);
         let backends = found.backends.into_iter().map(|b| BackendPlan {
             address: b.address,
             port: b.port,
@@ -169,13 +173,15 @@ fn service(
             name: port.name.clone(),
             number: port.number,
             protocol: port.protocol,
-            mode: mode(entry),
+            mode: if way.is_through() { "waypoint" } else { mode(entry) },
             backends: backends.collect(),
         });
+        ways.push((port.number, way));
     }
     for (reason, message) in problems {
         conditions::add(&mut conditions, reason, message);
     }
+    conditions.extend(waypoint::condition(&ways));
     if serves.is_some() {
         conditions.extend(limits(entry, host, &addresses));
     }

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::model::{
     Addresses, Endpoint, EndpointAddress, Entry, ExportTo, HostName, Kind, Location, Namespace, ObjectRef,
-    Port, Protocol, Resolution, Resolved, Snapshot, Workload,
+    Port, Protocol, Resolution, Resolved, Snapshot, WaypointLabel, Workload,
 };
 
 /// A STATIC entry without endpoints that everybody sees, with the port 80 named `http`; `age` is the second of its
@@ -40,6 +40,7 @@ fn entry(object: &str, age: i64, host: &str) -> Entry {
         export_to: ExportTo::All,
         subject_alt_names: Vec::new(),
         traffic_distribution: None,
+        waypoint: WaypointLabel::Unset,
         warnings: Vec::new(),
     }
 }
@@ -117,7 +118,7 @@ fn built_with(snapshot: &Snapshot, resolved: &Resolved, vips: Vips, name: &str) 
     let name = HostName::new(name);
     let mut pool = VipPool::new(VipRanges::default());
     pool.restore(&name, vips);
-    host(Known { snapshot, resolved, vips: &pool }, &name)
+    host(Known { snapshot, resolved, vips: &pool, waypoints: &NO_WAYPOINTS }, &name)
 }
 
 /// The backends of each port that a client of `namespace` (`*`: one without entries) gets at `address`, as

@@ -85,13 +85,13 @@ pub struct VipPool {
     resting: VecDeque<(Timestamp, Vips)>,
 }
 
-/// The addresses of one family as numbers: which are taken, and where the next search starts.
+/// The addresses of one family, or ports, as numbers: which are taken, and where the next search starts.
 #[derive(Clone, Debug)]
-struct Family<N> {
-    first: N,
-    last: N,
-    next: N,
-    taken: BTreeSet<N>,
+pub(super) struct Family<N> {
+    pub(super) first: N,
+    pub(super) last: N,
+    pub(super) next: N,
+    pub(super) taken: BTreeSet<N>,
 }
 
 impl VipPool {
@@ -231,9 +231,15 @@ impl VipPool {
     }
 }
 
-/// The arithmetic that both families need.
-trait Number: Copy + Ord + Into<u128> {
+/// The arithmetic that they need.
+pub(super) trait Number: Copy + Ord + Into<u128> {
     fn successor(self) -> Option<Self>;
+}
+
+impl Number for u16 {
+    fn successor(self) -> Option<Self> {
+        self.checked_add(1)
+    }
 }
 
 impl Number for u32 {
@@ -257,7 +263,7 @@ impl<N: Number> Family<N> {
 
     /// Takes a number that was given in an earlier life. Later ones follow it, so that one which was released shortly
     /// before is not the first to be given again.
-    fn take(&mut self, number: N) -> bool {
+    pub(super) fn take(&mut self, number: N) -> bool {
         let is_free = number >= self.first && number <= self.last && self.taken.insert(number);
         if is_free && number >= self.next {
             self.next = self.after(number);
@@ -266,7 +272,7 @@ impl<N: Number> Family<N> {
     }
 
     /// The next free number after the last one given, around the end of the range.
-    fn allocate(&mut self, is_written: impl Fn(N) -> bool) -> Option<N> {
+    pub(super) fn allocate(&mut self, is_written: impl Fn(N) -> bool) -> Option<N> {
         if self.is_full() {
             return None;
         }

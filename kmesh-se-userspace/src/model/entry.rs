@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{HostName, Locality, Namespace, ObjectRef};
+use super::{HostName, Locality, Namespace, ObjectRef, WaypointLabel};
 
 /// A validated ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,6 +47,8 @@ pub struct Entry {
     pub subject_alt_names: Vec<String>,
     /// The annotation `networking.istio.io/traffic-distribution`; none: that of the namespace.
     pub traffic_distribution: Option<TrafficDistribution>,
+    /// The waypoint that it is bound to by its own labels; unset: that of the namespace.
+    pub waypoint: WaypointLabel,
     /// What is allowed but probably not meant, for conditions.
     pub warnings: Vec<Issue>,
 }
@@ -111,6 +113,8 @@ pub struct KubeNamespace {
     pub object: ObjectRef,
     /// What entries without the annotation have.
     pub traffic_distribution: Option<TrafficDistribution>,
+    /// The waypoint of entries without the label.
+    pub waypoint: WaypointLabel,
 }
 
 /// A valid object of any kind.

@@ -127,6 +127,8 @@ reasons! {
     DynamicDnsInternalWithWaypoint,
     /// An annotation for a traffic distribution that does not exist (warning).
     TrafficDistributionUnknown,
+    /// A label names a waypoint or its namespace as none can be called (warning).
+    WaypointInvalid,
 
     // endpoints
     /// More endpoints than the limit.

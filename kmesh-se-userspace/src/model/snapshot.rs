@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::{
     Accepted, ClusterHost, Endpoint, Entry, ExportTo, HostName, Kind, KubeNamespace, Locality, Namespace,
-    Node, ObjectRef, Place, Workload,
+    Node, ObjectRef, Place, WaypointLabel, WaypointName, Workload,
 };
 
 /// The accepted objects. Values are shared and immutable; a change is a new value and a new revision.
@@ -273,6 +273,15 @@ impl Snapshot {
         let Place { locality, node } = &self.place;
         let here = if locality.is_unknown() { of_node(node) } else { locality.clone() };
         Place { locality: here, node: node.clone() }.distance(&to, &endpoint.node, preferred)
+    }
+
+    /// The waypoint that `entry` is bound to: by its own labels, else by those of its namespace.
+    #[must_use]
+    pub fn waypoint_of<'a>(&'a self, entry: &'a Entry) -> Option<&'a WaypointName> {
+        match &entry.waypoint {
+            WaypointLabel::Unset => self.namespaces.get(entry.object.namespace.as_str())?.waypoint.bound(),
+            own => own.bound(),
+        }
     }
 
     /// The Service of the cluster that has `host` for its own, if clients of `namespace` (none: of every namespace) see

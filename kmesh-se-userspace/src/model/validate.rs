@@ -71,6 +71,8 @@ pub fn validate_service_entry(raw: &ServiceEntry) -> Verdict<Entry> {
     let may_allocate = metadata::may_allocate(&raw.metadata.labels);
     let traffic_distribution = metadata::traffic_distribution(&raw.metadata.annotations, &mut report);
 
+    let waypoint = metadata::waypoint(&raw.metadata.labels, &object.namespace, &mut report);
+
     let entry = Entry {
         object,
         created,
@@ -88,6 +90,7 @@ pub fn validate_service_entry(raw: &ServiceEntry) -> Verdict<Entry> {
         export_to,
         subject_alt_names: spec.subject_alt_names.clone(),
         traffic_distribution,
+        waypoint,
         warnings: Vec::new(),
     };
     if resolution.is_some() {

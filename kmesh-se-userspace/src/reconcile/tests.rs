@@ -200,6 +200,7 @@ impl Node {
         assert_eq!(self.reconciler.resolution().len(), 0);
         assert_eq!(self.reconciler.vips().iter().count(), 0);
         assert_eq!(self.reconciler.leases().iter().count(), 0);
+        assert_eq!(self.reconciler.waypoints().ports().iter().count(), 0);
         assert_eq!(self.failures(), []);
         assert_eq!(self.reconciler.report().objects().count(), 0);
     }

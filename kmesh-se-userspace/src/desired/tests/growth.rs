@@ -14,7 +14,7 @@ fn work(count: u16, shape: Shape) -> u64 {
     let before = LOOKED_AT.get();
     let snapshot = snapshot((0..count).map(shape));
     let (resolved, vips) = (Resolved::new(), VipPool::new(VipRanges::default()));
-    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &vips };
+    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &vips, waypoints: &NO_WAYPOINTS };
     let mut desired = Desired::default();
     for host in snapshot.hosts() {
         desired.set(host, Some(super::super::host(known, host)));

@@ -61,7 +61,7 @@ fn a_dynamic_wildcard_gives_each_name_an_address_and_has_none() {
     assert!(!is_dynamic(&snapshot, &HostName::new("a.com")));
     let resolved = resolved(&[("x.a.com", &["10.0.0.1"])]);
     let pool = VipPool::new(VipRanges::default());
-    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &pool };
+    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &pool, waypoints: &NO_WAYPOINTS };
     let desired = concrete(known, Some(&first_vips()), &name);
     let view = &desired.concrete.views[&Scope::Mesh];
     assert_eq!((view.vips.len(), view.answers_v4, view.on_demand), (2, true, false));

@@ -128,7 +128,7 @@ fn take(snapshot: &mut Snapshot, objects: &mut Vec<ObjectRef>, step: &Step) -> B
 }
 
 pub(super) fn known<'a>(snapshot: &'a Snapshot, resolved: &'a Resolved, vips: &'a VipPool) -> Known<'a> {
-    Known { snapshot, resolved, vips }
+    Known { snapshot, resolved, vips, waypoints: &NO_WAYPOINTS }
 }
 
 pub(super) fn keys(desired: &Desired) -> Keys {

@@ -44,7 +44,8 @@ fn served(rows: &Tables) -> Vec<String> {
 
 fn planned(entries: &[Entry], namespace: &str) -> Plan {
     let (snapshot, vips) = (snapshot(entries.iter().cloned()), VipPool::new(VipRanges::default()));
-    let known = Known { snapshot: &snapshot, resolved: &Resolved::new(), vips: &vips };
+    let known =
+        Known { snapshot: &snapshot, resolved: &Resolved::new(), vips: &vips, waypoints: &NO_WAYPOINTS };
     plan(known, &Leases::new(DYNAMIC_RANGES, LeaseLimits::default()), &Namespace::new(namespace))
 }
 

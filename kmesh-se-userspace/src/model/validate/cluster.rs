@@ -109,8 +109,9 @@ pub(super) fn namespace(raw: &ClusterObject) -> Verdict<KubeNamespace> {
     let mut report = Report::default();
     metadata::check(&raw.metadata, &mut report);
     let traffic_distribution = metadata::traffic_distribution(&raw.metadata.annotations, &mut report);
-    let namespace = KubeNamespace { object: raw.object_ref(Kind::Namespace), traffic_distribution };
-    report.into_verdict(namespace, |_, _| {})
+    let object = raw.object_ref(Kind::Namespace);
+    let waypoint = metadata::waypoint(&raw.metadata.labels, &Namespace::new(&object.name), &mut report);
+    report.into_verdict(KubeNamespace { object, traffic_distribution, waypoint }, |_, _| {})
 }
 
 #[cfg(test)]

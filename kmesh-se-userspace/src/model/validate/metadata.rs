@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{Report, host};
-use crate::model::{Metadata, Reason, TrafficDistribution};
+use crate::model::{Metadata, Namespace, Reason, TrafficDistribution, WaypointLabel, WaypointName};
 
 /// `"false"` says that no address may be allocated.
 const ALLOCATE_LABEL: &str = "networking.istio.io/enable-autoallocate-ip";
 /// The waypoint that the object is bound to; `none` for no one.
 const WAYPOINT_LABEL: &str = "istio.io/use-waypoint";
+/// The namespace of that waypoint, if it is not the object's own.
+const WAYPOINT_NAMESPACE_LABEL: &str = "istio.io/use-waypoint-namespace";
 /// Which backends are near enough, on an entry or its namespace.
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 const TRAFFIC_DISTRIBUTIONS: [(&str, TrafficDistribution); 4] = [
@@ -26,7 +28,7 @@ pub(super) fn check(metadata: &Metadata, report: &mut Report) -> Option<Timestam
     let name = &metadata.name;
     if name.is_empty() {
         report.error("metadata.name", Reason::NameMissing, "the object has no name; write metadata.name");
-    } else if name.len() > 253 || !name.split('.').all(is_lower_label) {
+    } else if !is_name(name) {
         let message = format!(
             "name {name:?} is not a name of Kubernetes: at most 253 of a-z, 0-9, '-' and '.', with a letter or \
              digit at both ends of each part"
@@ -56,9 +58,37 @@ pub(super) fn may_allocate(labels: &BTreeMap<String, String>) -> bool {
     !labels.get(ALLOCATE_LABEL).is_some_and(|value| value.eq_ignore_ascii_case("false"))
 }
 
-/// Whether the object is bound to a waypoint by its own label.
-pub(super) fn uses_waypoint(labels: &BTreeMap<String, String>) -> bool {
-    labels.get(WAYPOINT_LABEL).is_some_and(|name| !name.is_empty() && !name.eq_ignore_ascii_case("none"))
+/// The waypoint that the labels of an object in `namespace` name. A name that no waypoint can have binds to nothing.
+pub(super) fn waypoint(
+    labels: &BTreeMap<String, String>,
+    namespace: &Namespace,
+    report: &mut Report,
+) -> WaypointLabel {
+    let Some(name) = labels.get(WAYPOINT_LABEL).filter(|name| !name.is_empty()) else {
+        return WaypointLabel::Unset;
+    };
+    if name.eq_ignore_ascii_case("none") {
+        return WaypointLabel::OptedOut;
+    }
+    let mut ignored = |label, text: &str, what| {
+        let message = format!(
+            "{text:?} is not a name of a {what}, so the object is bound to no waypoint by its labels; write a name of a-z, 0-9 and \
+             '-', or `none`"
+        );
+        report.warn(format!("metadata.labels.{label}"), Reason::WaypointInvalid, message);
+        WaypointLabel::Unset
+    };
+    if !is_name(name) {
+        return ignored(WAYPOINT_LABEL, name, "waypoint");
+    }
+    let elsewhere = labels.get(WAYPOINT_NAMESPACE_LABEL).filter(|text| !text.is_empty());
+    match elsewhere {
+        Some(text) if !is_namespace(text) => ignored(WAYPOINT_NAMESPACE_LABEL, text, "namespace"),
+        _ => WaypointLabel::Bound(WaypointName {
+            namespace: elsewhere.map_or_else(|| namespace.clone(), |text| Namespace::new(text)),
+            name: name.as_str().into(),
+        }),
+    }
 }
 
 /// What the annotation asks for; none when there is none. One that does not exist counts as any, as Istio reads it.
@@ -78,6 +108,11 @@ pub(super) fn traffic_distribution(
         report.warn(field, Reason::TrafficDistributionUnknown, message);
     }
     Some(found.map_or(TrafficDistribution::Any, |(_, meant)| *meant))
+}
+
+/// Whether `text` can be the name of an object.
+fn is_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_lower_label)
 }
 
 /// Whether `text` can be the name of a namespace.

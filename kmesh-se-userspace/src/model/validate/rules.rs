@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Report, host, metadata, port};
+use super::{Report, host, port};
 use crate::model::{Entry, HostName, Location, Protocol, Reason, Resolution, ServiceEntrySpec, Transport};
 
 /// Checks `spec`; `entry` is what came of its valid parts.
@@ -69,7 +69,7 @@ fn dns(spec: &ServiceEntrySpec, resolution: Resolution, report: &mut Report) {
 }
 
 fn dynamic_dns(entry: &Entry, spec: &ServiceEntrySpec, report: &mut Report) {
-    if entry.location == Location::MeshInternal && metadata::uses_waypoint(&entry.labels) {
+    if entry.location == Location::MeshInternal && entry.waypoint.bound().is_some() {
         let message = "DYNAMIC_DNS with MESH_INTERNAL cannot go through a waypoint; write MESH_EXTERNAL, or \
                        remove the label istio.io/use-waypoint";
         report.error("spec.location", Reason::DynamicDnsInternalWithWaypoint, message);

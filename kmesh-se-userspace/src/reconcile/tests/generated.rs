@@ -11,7 +11,12 @@ use crate::{
 /// The rows that follow from what the node knows, built from nothing.
 fn from_scratch(node: &Node) -> Tables {
     let at = &node.reconciler;
-    let known = Known { snapshot: at.snapshot(), resolved: at.resolution(), vips: at.vips() };
+    let known = Known {
+        snapshot: at.snapshot(),
+        resolved: at.resolution(),
+        vips: at.vips(),
+        waypoints: at.waypoints(),
+    };
     let (mut desired, mut keys) = (Desired::default(), Keys::default());
     for host in at.snapshot().hosts() {
         keys.extend(desired.set(host, Some(desired::host(known, host))));

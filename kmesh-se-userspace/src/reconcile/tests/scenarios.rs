@@ -14,6 +14,7 @@ use super::{
     *,
 };
 use crate::{
+    desired::{PortPool, Unavailable},
     dns::{self, Decision, Transport, Waited},
     model::{Issue, Place},
     sink::{Enrolment, memory::Outcome},
@@ -37,6 +38,9 @@ struct Scenario {
     /// Whether hosts wait for an address that somebody else gives them, as in a cluster.
     #[serde(default)]
     waits_for_address: bool,
+    /// The waypoints of the node; none are served without.
+    #[serde(default)]
+    waypoints: Option<Served>,
     /// Namespace -> the names that its clients ask for one after the other, when all objects are there.
     #[serde(default)]
     asks: BTreeMap<String, Vec<String>>,
@@ -50,6 +54,19 @@ struct Scenario {
     /// What happens after that, one after the other.
     #[serde(default)]
     then: Vec<Then>,
+}
+
+/// The waypoints of a node.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Served {
+    /// Where their listeners are.
+    at: Vec<IpAddr>,
+    /// The ports that they may have.
+    ports: String,
+    /// Whether connections go past a waypoint that is not there.
+    #[serde(default)]
+    direct: bool,
 }
 
 #[derive(Deserialize)]
@@ -185,7 +202,13 @@ impl Scenario {
         let place = Place { locality: locality.unwrap_or_default(), node: self.node.clone() };
         let mut node = Node::at(place, self.ranges);
         node.asks = !self.unasked;
-        node.reconciler = node.reconciler.allocating(!self.waits_for_address);
+        let unavailable = |direct| if direct { Unavailable::Direct } else { Unavailable::Refuse };
+        let waypoints = self.waypoints.as_ref().map(|served| {
+            let ports = PortPool::new(served.ports.parse().expect("a range of ports"));
+            Waypoints::at(served.at.clone(), ports, unavailable(served.direct))
+        });
+        let reconciler = node.reconciler.allocating(!self.waits_for_address);
+        node.reconciler = reconciler.through(waypoints.unwrap_or_default());
         node
     }
 
@@ -320,7 +343,12 @@ impl Node {
     /// What a plan for `namespace` says of each host of each entry, besides that it is accepted.
     fn conditions(&self, namespace: &str) -> BTreeMap<String, Vec<String>> {
         let at = &self.reconciler;
-        let known = Known { snapshot: at.snapshot(), resolved: at.resolution(), vips: at.vips() };
+        let known = Known {
+            snapshot: at.snapshot(),
+            resolved: at.resolution(),
+            vips: at.vips(),
+            waypoints: at.waypoints(),
+        };
         let plan = desired::plan(known, at.leases(), &Namespace::new(namespace));
         let mut found = BTreeMap::new();
         for service in plan.services {

@@ -8,6 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{scenarios::Expect, *};
+use crate::desired::ServiceKey;
 use crate::resolve::{Ask, Family, LookupError, Outcome, ResolveConfig, Schedule};
 
 /// How long the records of every name live.
@@ -31,6 +32,12 @@ pub(super) struct Then {
     /// How names are answered from now on.
     #[serde(default)]
     dns: BTreeMap<String, Answer>,
+    /// `HOST:PORT` of the services whose listeners at a waypoint take connections; without it, as before.
+    #[serde(default)]
+    listeners: Option<Vec<String>>,
+    /// The same of those that it does not take, with its words.
+    #[serde(default)]
+    rejected_listeners: BTreeMap<String, String>,
     /// Namespace -> the names that its clients ask for.
     #[serde(default)]
     asks: BTreeMap<String, Vec<String>>,
@@ -100,6 +107,14 @@ impl Timeline {
             node.reconciler.event(Event::Delete(reference(gone)));
         }
         self.settle(node);
+        if let Some(ready) = &then.listeners {
+            let ready = ready.iter().map(|text| service(node, text)).collect();
+            let rejected =
+                then.rejected_listeners.iter().map(|(at, words)| (service(node, at), words.clone()));
+            let rejected = rejected.collect();
+            node.reconciler.set_listeners(ready, rejected);
+            self.settle(node);
+        }
         self.ask(node, &then.asks);
         self.pass(node, then.wait);
     }
@@ -188,6 +203,7 @@ impl Timeline {
 
     fn look_after(&self, node: &mut Node) {
         node.reconciler.retry_failed();
+        drop(node.reconciler.take_left_listeners(node.now));
         let used = node.names.take_used();
         node.reconciler.used(used, node.now);
         let quiet = node.reconciler.quiet_names(node.now);
@@ -201,6 +217,13 @@ impl Timeline {
         let passed = node.now.duration_since(Timestamp::UNIX_EPOCH);
         self.begun + Duration::try_from(passed).expect("time does not go back")
     }
+}
+
+/// The service at a waypoint that is called `HOST:PORT`.
+fn service(node: &Node, text: &str) -> ServiceKey {
+    let (host, port) = text.split_once(':').expect("HOST:PORT");
+    let mut listeners = node.reconciler.listeners_of(&HostName::new(host)).map(|(service, ..)| service);
+    listeners.find(|service| service.port.to_string() == port).expect("a service of a waypoint").clone()
 }
 
 /// `KIND NAMESPACE/NAME`

@@ -1,0 +1,107 @@
+//! Services that go through a waypoint: their ports there, and when connections follow.
+//!
+//! In: hosts as they are built, which listeners take connections, the time. Out: the pool of ports as it should be, and what
+//! waypoints are to know. Never: a service led past its waypoint that was led to it, unless that is what the flag says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::{Reconciler, Step};
+use crate::{
+    desired::{Bound, HostDesired, ServiceKey, Waypoints},
+    model::HostName,
+    sink::Maps,
+};
+
+impl<M: Maps> Reconciler<M> {
+    /// Serves these waypoints, whose pool has the ports of an earlier run. To be called before the first event.
+    #[must_use]
+    pub fn through(mut self, waypoints: Waypoints) -> Self {
+        self.waypoints = waypoints;
+        self
+    }
+
+    /// The waypoints.
+    #[must_use]
+    pub fn waypoints(&self) -> &Waypoints {
+        &self.waypoints
+    }
+
+    /// Takes in which listeners take connections now, and why others do not come.
+    pub fn set_listeners(&mut self, ready: BTreeSet<ServiceKey>, rejected: BTreeMap<ServiceKey, String>) {
+        self.dirty.extend(self.waypoints.set_listeners(ready, rejected));
+    }
+
+    /// What waypoints are to know of `host`: each bound service that has a port, with it.
+    pub fn listeners_of<'a>(
+        &'a self,
+        host: &HostName,
+    ) -> impl Iterator<Item = (&'a ServiceKey, u16, &'a Bound)> + use<'a, M> {
+        let bound = self.desired.get(host).into_iter().flat_map(|desired| desired.bound.iter());
+        bound.filter_map(|(service, bound)| Some((service, self.waypoints.ports().get(service)?.port, bound)))
+    }
+
+    /// The services that are past their waypoint for long enough: their listeners are to go.
+    pub fn take_left_listeners(&mut self, now: Timestamp) -> Vec<ServiceKey> {
+        self.waypoints.ports_mut().take_left(now)
+    }
+
+    /// Gives the bound services of `host`, as it was just built, a port and takes back those of others; says whether the host has to
+    /// be built again.
+    pub(super) fn update_seats(
+        &mut self,
+        host: &HostName,
+        built: Option<&HostDesired>,
+        now: Timestamp,
+        step: &mut Step,
+    ) -> bool {
+        let mut has_changed = self.waypoints.ports_mut().release(
+            host,
+            |service| built.is_some_and(|built| built.bound.contains_key(service)),
+            now,
+        );
+        self.unseated.remove(host);
+        step.must_save_ports |= has_changed;
+        for service in built.into_iter().flat_map(|built| built.bound.keys()) {
+            // Who was led past it goes on so until it is there; who is new waits for it.
+            let is_new = !self.is_served(service, built);
+            match self.waypoints.ports_mut().ensure(service, is_new, now) {
+                Ok(is_given) => has_changed |= is_given,
+                Err(error) => {
+                    if self.unseated.insert(host.clone()) {
+                        tracing::error!(service = %service, %error, "a service cannot go through its waypoint");
+                    }
+                }
+            }
+            if self.waypoints.is_ready(service) {
+                step.must_save_ports |= self.waypoints.ports_mut().commit(service);
+            }
+        }
+        step.must_save_ports |= has_changed;
+        has_changed
+    }
+
+    /// Whether connections are led to `service` by now, perhaps by the rows of an earlier agent.
+    fn is_served(&self, service: &ServiceKey, built: Option<&HostDesired>) -> bool {
+        let before = self.desired.get(&service.host);
+        let is_ours = before.is_some_and(|before| before.tables.services.contains_key(service));
+        let actual = &self.sink.actual().frontends;
+        let is_there = || {
+            let mut frontends = built.into_iter().flat_map(|built| built.tables.frontends.iter());
+            frontends.any(|(frontend, of)| of == service && actual.contains_key(frontend))
+        };
+        is_ours || (self.takes_over && is_there())
+    }
+
+    /// Once the source has told all, the hosts that kept a port from an earlier run but that no object names lose it.
+    pub(super) fn release_unused_seats(&mut self, now: Timestamp, step: &mut Step) {
+        if !self.report.synced || std::mem::replace(&mut self.seats_are_ours, true) {
+            return;
+        }
+        let hosts = self.waypoints.ports().hosts().filter(|host| !self.snapshot.has_host(host));
+        for host in hosts.cloned().collect::<Vec<_>>() {
+            step.must_save_ports |= self.waypoints.ports_mut().release(&host, |_| false, now);
+        }
+    }
+}
