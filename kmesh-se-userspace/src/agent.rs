@@ -18,9 +18,11 @@ mod query;
 mod report;
 mod routes;
 mod saving;
+mod steps;
 mod stop;
 mod surroundings;
 mod trace;
+mod waypoint;
 
 use std::{
     collections::BTreeMap, os::unix::net::UnixListener as StdUnixListener, path::PathBuf, sync::Arc,
@@ -37,7 +39,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::handover::socket_path as handover_socket;
 use self::{
     commands::CommandCgroups,
     demand::Waiting,
@@ -51,7 +52,9 @@ use self::{
     stop::{Stop, StopSignals},
     surroundings::Surroundings,
     trace::Tracers,
+    waypoint::Waypoint,
 };
+pub(crate) use self::{handover::socket_path as handover_socket, waypoint::Place as WaypointPlace};
 use crate::{
     admin::{Door, Query},
     config::AgentArgs,
@@ -149,6 +152,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let vips = state.load_vips(args.vip_ranges())?;
     let leases = state.load_leases(dynamic_ranges, args.lease_limits(), Timestamp::now())?;
     let (updates_out, updates) = mpsc::channel(QUEUE);
+    let (waypoint, waypoints) =
+        Waypoint::new(&args, &listen.addresses().collect::<Vec<_>>(), around.asked.clone(), &state).await?;
     let resolver = Resolver::start(args.resolve.config(around.asked.clone()), updates_out, shutdown.clone());
     let node_dns = args.search.node_dns(searches);
     let pods = args.enrols_pods().then(|| {
@@ -160,6 +165,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         reconciler: Reconciler::new(sink, vips, leases, names)
             .at(args.place())
             .allocating(args.allocates_vips())
+            .through(waypoints)
             .taking_over(remembered, replaces_others),
         listen,
         dns: Arc::new(dns),
@@ -184,6 +190,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         route_errors: Vec::new(),
         waiting: Waiting::default(),
         reporting: Reporting::off(),
+        waypoint,
         args,
     };
     agent.start_reporting(&input, &mut tasks, &shutdown);
@@ -200,7 +207,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     tasks.spawn(handover::serve(handover, handovers_out, shutdown.clone()));
 
     let result = tokio::select! {
-        result = agent.run(Inputs { events, pod_cgroups, updates, asks, in_vain, queries, handovers }) => result.map(Stop::HandOver),
+        result = agent.run(Inputs { events, pod_cgroups, updates, asks, in_vain, queries, handovers }, &mut tasks, &shutdown) => result.map(Stop::HandOver),
         result = source => Err(why_stopped(result)),
         error = around.outdated() => Err(error),
         stop = stop.wait() => Ok(stop),
@@ -293,6 +300,8 @@ struct Agent {
     pods: Option<PodEnrolments>,
     waiting: Waiting,
     reporting: Reporting,
+    /// None when no waypoint is served here.
+    waypoint: Option<Waypoint>,
     resolver: Resolver,
     /// Addresses that an earlier agent saved.
     known: BTreeMap<HostName, KnownAddresses>,
@@ -308,7 +317,12 @@ struct Agent {
 
 impl Agent {
     /// Waits for the sources, programs what they say, attaches; then follows every change until another agent takes over.
-    async fn run(&mut self, mut inputs: Inputs) -> anyhow::Result<Leaving> {
+    async fn run(
+        &mut self,
+        mut inputs: Inputs,
+        tasks: &mut JoinSet<()>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Leaving> {
         let first = timeout(SYNC_PATIENCE, async {
             while !self.reconciler.report().synced {
                 match inputs.events.recv().await {
@@ -334,6 +348,7 @@ impl Agent {
             }
             self.attach().await?;
         }
+        self.begin_waypoint(tasks, shutdown).await?;
 
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -350,6 +365,7 @@ impl Agent {
                         return Ok(leaving);
                     }
                 }
+                () = waypoint::changed(&mut self.waypoint) => self.waypoint_changed(),
                 Some(cgroup) = self.commands.emptied() => self.forget_command(&cgroup),
                 Some(event) = self.tracers.next() => self.trace(&event),
                 _ = upkeep.tick() => {
@@ -359,6 +375,7 @@ impl Agent {
                     self.save_addresses();
                     self.forget_tracers();
                     self.report();
+                    self.forget_listeners();
                 }
             }
             // What came meanwhile belongs to the same step.
@@ -385,77 +402,6 @@ impl Agent {
         }
     }
 
-    /// Waits for the source for as long as it takes: the programs of an earlier agent go on with what their maps hold, and the
-    /// new maps hold nothing yet.
-    async fn until_synced(&mut self, inputs: &mut Inputs) {
-        tracing::warn!(
-            "the source is slow: the programs of the earlier agent stay until it has told everything"
-        );
-        let mut ticks = interval(UPKEEP);
-        while !self.reconciler.report().synced {
-            tokio::select! {
-                Some(event) = inputs.events.recv() => self.reconciler.event(event),
-                Some(query) = inputs.queries.recv() => self.answer(query).await,
-                _ = ticks.tick() => self.health.pause(Step::Starting),
-            }
-        }
-    }
-
-    /// Waits until every name was answered once, so that programs on new maps know backends of all services.
-    async fn until_resolved(&mut self, inputs: &mut Inputs) {
-        let known = timeout(SYNC_PATIENCE, async {
-            while !self.reconciler.is_resolved() {
-                match inputs.updates.recv().await {
-                    Some(update) => self.resolved(update),
-                    None => return,
-                }
-                self.reconcile();
-            }
-        });
-        if known.await.is_err() {
-            tracing::warn!("resolvers are slow: serving the names that are known so far");
-        }
-    }
-
-    fn resolved(&mut self, update: resolve::Update) {
-        self.saving.answered(&update);
-        if update.has_failed {
-            self.reconciler.failed(&update.name);
-        } else {
-            self.reconciler.resolved(update.name.clone(), update.addresses);
-        }
-        if update.is_complete {
-            self.reconciler.completed(&update.name);
-        }
-    }
-
-    fn reconcile(&mut self) {
-        self.save_new_namespaces();
-        if !self.reconciler.is_dirty() {
-            return;
-        }
-        let step = self.reconciler.prepare(Timestamp::now());
-        step.unwant.iter().for_each(|name| self.resolver.unwant(name));
-        step.rest.iter().for_each(|name| self.resolver.rest(name));
-        for name in &step.want {
-            let known = self.known.remove(name).map(|known| {
-                let age = Timestamp::now().duration_since(known.answered_at);
-                (known.addresses, age.try_into().unwrap_or_default())
-            });
-            self.resolver.want(name.clone(), known);
-        }
-        if step.must_save {
-            self.save_ids();
-        }
-        if step.must_save_leases {
-            self.save_leases();
-        }
-        if self.saving.is_urgent() {
-            self.save_addresses();
-        }
-        self.reconciler.commit(step);
-    }
-
     async fn attach(&mut self) -> anyhow::Result<()> {
         if let Programs::Loaded(programs) = std::mem::replace(&mut self.programs, Programs::Gone) {
             let loaded = programs.attach(&self.attach.cgroup)?;
@@ -476,6 +422,9 @@ impl Agent {
             .with_context(|| format!("cannot remove the pins below {}", pins.display()))?;
         for error in vip_routes::set(&[]).await {
             tracing::warn!(%error, "a route stays");
+        }
+        if let Err(error) = WaypointPlace::beside(&self.args.admin).clear().await {
+            tracing::warn!(%error, "the waypoint stays");
         }
         enrol::remove_command_cgroups(&self.attach.cgroup.path);
         if self.attach.is_ours

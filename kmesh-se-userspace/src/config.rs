@@ -6,6 +6,7 @@
 mod controller;
 mod pods;
 mod values;
+mod waypoint;
 mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -19,6 +20,7 @@ pub use self::{
     controller::{Allocates, ControllerArgs},
     pods::PodArgs,
     values::{EnrolArg, ResolverArg, Source},
+    waypoint::{UnavailableArg, WaypointArgs, WaypointListenError},
     webhook::WebhookArgs,
 };
 use crate::{
@@ -144,6 +146,10 @@ pub struct AgentArgs {
     /// behind another host are no longer kept resolved, whose last addresses stay.
     #[arg(long, env = "KMESH_SE_DYNAMIC_IDLE", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
     pub dynamic_idle: u32,
+
+    /// Waypoints.
+    #[command(flatten)]
+    pub waypoint: WaypointArgs,
 
     /// How names are kept resolved.
     #[command(flatten)]

@@ -44,7 +44,9 @@ pub use ports::{PortPool, PortRange, PortRangeError, PortsExhausted, Seat};
 pub use range::AddressRange;
 pub use tables::{Address, AddressRule, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
-pub use waypoint::{ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints};
+pub use waypoint::{
+    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints, waypoint_condition,
+};
 pub use winner::service_that_wins;
 
 use std::fmt;

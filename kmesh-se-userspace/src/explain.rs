@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 pub use self::facts::{
     AgentFacts, Answered, Asked, Client, Dial, EnrolledAs, EntryFacts, Facts, FailureFacts, LiveBackend,
-    LiveService, Lookup, NameFacts, RejectedFacts, SourceFacts, TargetError, Trouble,
+    LiveService, Lookup, NameFacts, RejectedFacts, SourceFacts, TargetError, Trouble, WaypointFacts,
 };
 
 /// The answer to `explain`.
@@ -43,7 +43,7 @@ pub struct Explanation {
 /// One step of the way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// `programs`, `client`, `name`, `address`, `frontend`, `service` or `backend`.
+    /// `programs`, `client`, `name`, `address`, `frontend`, `service`, `backend` or `waypoint`.
     pub step: String,
     /// Whether the way goes on from here.
     pub ok: bool,

@@ -85,6 +85,13 @@ pub struct Step {
     touched: BTreeMap<HostName, Keys>,
 }
 
+impl Step {
+    /// The hosts whose rows are written.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.touched.keys()
+    }
+}
+
 impl<M: Maps> Reconciler<M> {
     /// With nothing in it; `vips` and `leases` hold what an earlier run allocated.
     pub fn new(sink: Sink<M>, vips: VipPool, leases: Leases, names: Arc<NameTable>) -> Self {

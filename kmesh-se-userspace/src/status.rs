@@ -5,6 +5,7 @@
 
 mod inventory;
 mod trace;
+mod waypoint;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -16,6 +17,7 @@ pub use self::inventory::{
     BackendRow, BackendUse, Backends, NameRow, Names, PodRow, SourceRow, WorkloadRow, Workloads,
 };
 pub use self::trace::TraceEvent;
+pub use self::waypoint::WaypointStatus;
 
 /// The answer to `status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,7 +51,10 @@ pub struct Status {
     /// Hosts that are not wholly programmed.
     pub failures: Vec<FailureStatus>,
     /// Hosts that wait for an address that others allocate.
-    pub pending: Vec<PendingStatus>,
+    pub pending: Vec<ConditionStatus>,
+    /// The waypoint of this node; none when none is served.
+    #[serde(default)]
+    pub waypoint: Option<WaypointStatus>,
     /// The DNS server.
     pub dns: DnsStatus,
     /// Resolved names.
@@ -181,10 +186,10 @@ pub struct FailureStatus {
     pub message: String,
 }
 
-/// A condition of an entry that is not served for one of its hosts.
+/// A condition of an entry for one of its hosts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "as in `plan`")]
-pub struct PendingStatus {
+pub struct ConditionStatus {
     pub namespace: String,
     pub name: String,
     pub host: String,
@@ -281,6 +286,9 @@ pub struct ServiceStatus {
     pub connects: u64,
     /// Refusals since then.
     pub refused: u64,
+    /// What is to be known of it besides: whether it goes through the waypoint that it is bound to.
+    #[serde(default)]
+    pub conditions: Vec<ConditionStatus>,
 }
 
 /// One backend of a service.
@@ -300,7 +308,7 @@ pub struct Services {
     pub services: Vec<ServiceStatus>,
     /// Hosts that wait for an address that others allocate.
     #[serde(default)]
-    pub pending: Vec<PendingStatus>,
+    pub pending: Vec<ConditionStatus>,
 }
 
 /// What `exec` asks for.

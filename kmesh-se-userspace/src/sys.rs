@@ -3,6 +3,8 @@
 //! In: descriptors and paths. Out: an array map mapped into memory, a grace period waited for, a pinned link opened and led
 //! to another program, the programs of a cgroup. Never: a look at what the values mean.
 
+mod process;
+
 use std::{
     ffi::CString,
     io,
@@ -16,6 +18,8 @@ use std::{
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
+
+pub(crate) use self::process::{pidfd_open, pidfd_send_signal};
 
 /// An array map with `BPF_F_MMAPABLE`, whose elements are multiples of 8 bytes, in this process's memory.
 #[derive(Debug)]

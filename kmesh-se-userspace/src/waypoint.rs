@@ -20,6 +20,7 @@ use std::{
 use serde::Serialize;
 
 pub use bootstrap::Bootstrap;
+pub use resources::name as resource_name;
 pub use xds::{Changes, NodeInfo, Sent, ServeError, Standing, Xds};
 
 use crate::model::{HostName, Protocol};

@@ -312,4 +312,19 @@ impl Agent {
         let done = || self.json("services").ok().filter(|json| mentions(json, host) == serves).map(|_| ());
         poll::until(&what, LIMIT, done).with_context(|| self.log_tail())
     }
+
+    /// Waits until so many services go through the waypoint, and no other waits for it.
+    ///
+    /// # Errors
+    /// When that does not happen; with the end of the agent's log.
+    pub fn until_through(&self, services: usize) -> anyhow::Result<()> {
+        let what = format!("{services} services to go through the waypoint");
+        let done = || {
+            let status = self.get("/status").ok()?;
+            let waypoint = &status["waypoint"];
+            let has = |key: &str| waypoint[key].as_u64() == u64::try_from(services).ok();
+            (has("through") && has("services")).then_some(())
+        };
+        poll::until(&what, LIMIT, done).with_context(|| self.log_tail())
+    }
 }

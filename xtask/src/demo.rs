@@ -3,15 +3,20 @@
 //! In: `examples/`. Out: each command with its answer and a tick. Never: success with a wrong answer or with
 //! anything left behind.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
+use tests::bench::Envoy;
 use tests::stage::Stage;
 use tests::topology::{BACKEND_2, Options, SLEEP};
 use tests::{clean, poll, stage};
 
-use crate::workspace;
+use crate::{
+    setup::{self, Verbosity},
+    workspace,
+};
 
 /// The tutorial's ServiceEntries, in its order.
 pub(crate) const ENTRIES: [&str; 2] = ["external-fake-svc.yaml", "external-httpbin-org.yaml"];
@@ -22,29 +27,73 @@ const EFFECT: Duration = Duration::from_secs(10);
 /// curl's exit code when a name does not resolve.
 const NO_SUCH_NAME: i32 = 6;
 
+/// The label that binds all services of a namespace, and the file that it is in.
+const NAMESPACE: (&str, &str) = (
+    "namespace.yaml",
+    "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {istio.io/use-waypoint: waypoint}}\n",
+);
+
+/// How connections go.
+pub(crate) enum Way {
+    /// Straight to the backends; no waypoint is there.
+    Straight,
+    /// The same, until a label says otherwise: this Envoy is there.
+    Beside(PathBuf),
+    /// Through this Envoy from the start.
+    Through(PathBuf),
+}
+
+/// The Envoy that is a waypoint, installed if need be.
+///
+/// # Errors
+/// When it cannot be had.
+pub(crate) fn envoy() -> anyhow::Result<PathBuf> {
+    setup::waypoints(Verbosity::Changes)?;
+    Envoy::program().context("Envoy is installed, but is not found")
+}
+
 /// A node with the examples applied.
 ///
 /// # Errors
 /// When this is not root, the machine lacks something, or a part does not come up.
-pub(crate) fn node(release: bool) -> anyhow::Result<Stage> {
+pub(crate) fn node(release: bool, way: &Way) -> anyhow::Result<Stage> {
     clean::need_root()?;
     let agent = workspace::build_agent(release)?;
     let read = |name| std::fs::read_to_string(stage::examples_folder().join(name));
     let texts = [read(ENTRIES[0])?, read(ENTRIES[1])?];
-    let files = [(ENTRIES[0], texts[0].as_str()), (ENTRIES[1], texts[1].as_str())];
-    Stage::start_with(Options::default(), &files, |flags| flags.program = agent)
+    let mut files = vec![(ENTRIES[0], texts[0].as_str()), (ENTRIES[1], texts[1].as_str())];
+    files.extend(matches!(way, Way::Through(_)).then_some(NAMESPACE));
+    let stage = Stage::start_with(Options::default(), &files, |flags| {
+        flags.program = agent;
+        if let Way::Beside(envoy) | Way::Through(envoy) = way {
+            flags.more.extend(["--waypoint-envoy".to_owned(), envoy.display().to_string()]);
+        }
+    })?;
+    if matches!(way, Way::Through(_)) {
+        stage.agent.until_through(ENTRIES.len())?;
+    }
+    Ok(stage)
 }
 
 /// Plays the tutorial; the answer is whether every step came out right.
 ///
 /// # Errors
 /// When it cannot be played.
-pub(crate) fn demo(release: bool) -> anyhow::Result<bool> {
-    let stage = node(release)?;
+pub(crate) fn demo(release: bool, waypoint: bool) -> anyhow::Result<bool> {
+    let way = match envoy() {
+        Ok(envoy) if waypoint => Way::Through(envoy),
+        Ok(envoy) => Way::Beside(envoy),
+        Err(error) if waypoint => return Err(error),
+        Err(error) => {
+            println!("demo: step 4 is skipped, since there is no Envoy for a waypoint: {error:#}");
+            Way::Straight
+        }
+    };
+    let stage = node(release, &way)?;
     let began = Instant::now();
     println!("demo: a node of its own, with the agent attached to {}\n", stage.cgroup.display());
     let mut play = Play { stage, right: 0, wrong: 0 };
-    play.tutorial()?;
+    play.tutorial(&way)?;
     let Play { stage, mut right, mut wrong } = play;
 
     println!("Stop the agent (Ctrl-C), and take everything down:");
@@ -85,7 +134,7 @@ struct Answer {
 }
 
 impl Play {
-    fn tutorial(&mut self) -> anyhow::Result<()> {
+    fn tutorial(&mut self, way: &Way) -> anyhow::Result<()> {
         let headers = |host: &str| -> anyhow::Result<Value> {
             Ok(json!({"Accept": "*/*", "Host": host, "User-Agent": user_agent()?}))
         };
@@ -109,7 +158,7 @@ impl Play {
         let teapot = "http://kmesh-fake.com/status/418";
         self.expect_text(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", teapot], "418\n")?;
 
-        println!("Step 4 needs a waypoint, which is not part of one node.\n");
+        self.through_the_waypoint(way)?;
 
         println!("Step 5: a host outside");
         self.expect_json(&["curl", "-s", "http://httpbin.org/headers"], &json!({"headers": headers(REAL)?}))?;
@@ -125,6 +174,43 @@ impl Play {
             self.stage.remove(name)?;
         }
         self.gone()
+    }
+
+    /// Step 4: what the waypoint adds to an answer.
+    fn through_the_waypoint(&mut self, way: &Way) -> anyhow::Result<()> {
+        println!("Step 4: through the waypoint");
+        match way {
+            Way::Straight => {
+                println!("  skipped: there is no Envoy\n");
+                return Ok(());
+            }
+            Way::Through(_) => {}
+            Way::Beside(_) => {
+                let (name, text) = NAMESPACE;
+                println!(
+                    "  $ cat > {} <<END\n{}\n    END",
+                    self.stage.entries().join(name).display(),
+                    indent(text)
+                );
+                self.stage.write(name, text)?;
+                self.stage.agent.until_through(ENTRIES.len())?;
+            }
+        }
+        let answer = self.play(&["curl", "-IsS", "http://kmesh-fake.com/headers"])?;
+        let missing = missing_headers(&answer.text);
+        let right = answer.code == Some(0) && missing.is_empty();
+        self.check(
+            right,
+            "as in the tutorial",
+            &format!("ended with {:?}, without {missing:?}", answer.code),
+        );
+        if matches!(way, Way::Beside(_)) {
+            println!("  $ rm {}", self.stage.entries().join(NAMESPACE.0).display());
+            self.stage.remove(NAMESPACE.0)?;
+            self.stage.agent.until_through(0)?;
+        }
+        println!();
+        Ok(())
     }
 
     /// After step 6: as if there had been nothing.
@@ -241,6 +327,28 @@ pub(crate) fn typed(words: &[impl AsRef<str>]) -> String {
         if word.contains(['%', '\\', ' ', '*', '&', '?']) { format!("'{word}'") } else { word.to_owned() }
     });
     quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// What the head of step 4's answer lacks.
+fn missing_headers(head: &str) -> Vec<&'static str> {
+    const TOLD: [&str; 6] = [
+        "server: envoy",
+        "content-type: application/json",
+        "access-control-allow-origin: *",
+        "access-control-allow-credentials: true",
+        "x-envoy-upstream-service-time: ",
+        "x-envoy-decorator-operation: httpbin.default.svc.cluster.local:8000/*",
+    ];
+    let lines: Vec<_> = head.lines().map(str::trim_end).collect();
+    let is_there = |told: &str| match told.strip_suffix(": ") {
+        Some(_) => {
+            lines.iter().any(|line| line.strip_prefix(told).is_some_and(|ms| ms.parse::<u32>().is_ok()))
+        }
+        None => lines.contains(&told),
+    };
+    let mut missing: Vec<_> = TOLD.into_iter().filter(|told| !is_there(told)).collect();
+    missing.extend((lines.first() != Some(&"HTTP/1.1 200 OK")).then_some("HTTP/1.1 200 OK"));
+    missing
 }
 
 fn is_virtual(address: &str) -> bool {

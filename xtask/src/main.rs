@@ -32,9 +32,9 @@ enum Command {
     /// Find or install the BPF toolchain and the test tools; quick when all is there
     Setup,
     /// Build, start a node of its own with the examples, ask the tutorial's first question, show what happens
-    Run(Build),
+    Run(Played),
     /// Play the whole tutorial; succeeds only if every answer is right and nothing is left behind
-    Demo(Build),
+    Demo(Played),
     /// Run all tests; the last line is their number: `N passed, N failed, N skipped`
     Test {
         /// Passed on to `cargo test`: a part of a test's name, or `--test NAME`, or `-- --nocapture`
@@ -55,12 +55,15 @@ enum Command {
     Lint,
 }
 
-/// What is built.
+/// What is built, and how connections go.
 #[derive(clap::Args)]
-struct Build {
+struct Played {
     /// With optimizations
     #[arg(long)]
     release: bool,
+    /// Lead everything through a waypoint, a real Envoy, which is installed if need be
+    #[arg(long)]
+    waypoint: bool,
 }
 
 fn main() -> ExitCode {
@@ -69,8 +72,8 @@ fn main() -> ExitCode {
             .and_then(|()| setup::languages(setup::Verbosity::EveryStep))
             .and_then(|()| setup::waypoints(setup::Verbosity::EveryStep))
             .map(|()| true),
-        Command::Run(build) => run::run(build.release),
-        Command::Demo(build) => demo::demo(build.release),
+        Command::Run(played) => run::run(played.release, played.waypoint),
+        Command::Demo(played) => demo::demo(played.release, played.waypoint),
         Command::Test { arguments } => test::test(&arguments),
         Command::Bench(options) => bench::bench(&options),
         Command::Kernels(options) => kernels::kernels(&options),

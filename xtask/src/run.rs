@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::clean;
 use tests::stage::Stage;
 
-use crate::demo;
+use crate::demo::{self, Way};
 
 /// How often the view is drawn.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -22,8 +22,9 @@ const TICK: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When a part does not come up, or the agent ends by itself.
-pub(crate) fn run(release: bool) -> anyhow::Result<bool> {
-    let mut stage = demo::node(release)?;
+pub(crate) fn run(release: bool, waypoint: bool) -> anyhow::Result<bool> {
+    let way = if waypoint { Way::Through(demo::envoy()?) } else { Way::Straight };
+    let mut stage = demo::node(release, &way)?;
     clean::expect_signal();
     let first = ["curl", "-s", "http://kmesh-fake.com/headers"];
     let output = stage.ask(true, &first)?;

@@ -375,6 +375,7 @@ impl Agent {
         }
         backends.sort_by_key(|backend| (backend.address, backend.port));
         let key = sink.service_of(id).cloned();
+        let waypoint = key.as_ref().and_then(|key| self.waypoint_facts(key));
         let wanted = key
             .as_ref()
             .and_then(|key| self.reconciler.desired().get(&key.host)?.tables.services.get(key).cloned());
@@ -384,6 +385,7 @@ impl Agent {
             slot_count: word.slot_count(),
             backends,
             wanted: wanted.unwrap_or_default(),
+            waypoint,
         }))
     }
 

@@ -250,6 +250,7 @@ impl Agent {
     /// Ends in favour of the other agent, once that serves.
     pub(super) async fn leave(&self, leaving: Leaving) {
         tracing::info!("another agent takes over");
+        self.leave_waypoint();
         self.health.turn(Step::Left, vec!["another agent has taken over and serves".to_owned()]);
         self.door.hand_over();
         let _ = leaving.given.send(());

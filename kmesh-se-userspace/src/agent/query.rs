@@ -17,8 +17,8 @@ use crate::{
     model::{Issue, Namespace, Transport, is_namespace},
     reconcile::HostUse,
     status::{
-        BackendStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus, MapStatus,
-        ObjectStatus, OtherProgram, PendingStatus, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal,
+        BackendStatus, ConditionStatus, DnsStatus, ExecAnswer, FailingName, FailureStatus, IssueStatus,
+        MapStatus, ObjectStatus, OtherProgram, ProblemStatus, ProgramStatus, ProgramsStatus, Refusal,
         ResolveStatus, RouteStatus, ServiceStatus, Services, SourceStatus, Status,
     },
 };
@@ -121,6 +121,11 @@ impl Agent {
         let not_enrolled = self.pods.iter().flat_map(PodEnrolments::failures);
         unhealthy_because
             .extend(not_enrolled.map(|(pod, failure)| format!("{pod} is not enrolled: {}", failure.message)));
+        let waypoint = self.waypoint_status();
+        unhealthy_because.extend(waypoint.iter().filter(|w| !w.running && w.services > 0).map(|waypoint| {
+            let why = waypoint.last_end.as_deref().unwrap_or("it is being started");
+            format!("the waypoint does not run: {why}; its log is {}", waypoint.log)
+        }));
         Status {
             healthy: unhealthy_because.is_empty(),
             unhealthy_because,
@@ -136,6 +141,7 @@ impl Agent {
             maps: self.map_status(),
             failures,
             pending: self.pending(),
+            waypoint,
             dns,
             resolve: self.resolve_status(),
             counters: self
@@ -150,17 +156,9 @@ impl Agent {
         }
     }
 
-    pub(super) fn pending(&self) -> Vec<PendingStatus> {
-        let pending = self.reconciler.pending().map(|(entry, host, condition)| PendingStatus {
-            namespace: entry.object.namespace.to_string(),
-            name: entry.object.name.to_string(),
-            host: host.to_string(),
-            kind: condition.kind.to_owned(),
-            status: condition.status.to_owned(),
-            reason: condition.reason.to_owned(),
-            message: condition.message,
-        });
-        pending.collect()
+    pub(super) fn pending(&self) -> Vec<ConditionStatus> {
+        let pending = self.reconciler.pending();
+        pending.map(|(entry, host, condition)| ConditionStatus::of(&entry.object, host, condition)).collect()
     }
 
     fn source_status(&self) -> SourceStatus {
@@ -300,6 +298,7 @@ impl Agent {
                 .collect(),
             connects: count.connects,
             refused: count.refused,
+            conditions: self.waypoint_condition(key).into_iter().collect(),
         }
     }
 }

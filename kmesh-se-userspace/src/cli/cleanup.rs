@@ -88,6 +88,11 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
         socket.display()
     );
     let mut report = Report::default();
+    let waypoint = agent::WaypointPlace::beside(socket);
+    let cleared = block_on(waypoint.clear());
+    if cleared.with_context(|| format!("cannot remove the waypoint of {}", waypoint.path().display()))? {
+        report.removed.push(format!("waypoint {}", waypoint.path().display()));
+    }
     if loader::remove_pins(&args.pin).with_context(|| format!("cannot remove {}", args.pin.display()))? {
         report.removed.push(args.pin.display().to_string());
     }

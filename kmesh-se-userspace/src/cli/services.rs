@@ -60,5 +60,8 @@ fn text(services: &Services, out: &mut Text<'_>) -> io::Result<()> {
         ]);
     }
     table.write(out)?;
+    let conditions = services.services.iter().flat_map(|service| &service.conditions);
+    let not_as_asked: Vec<_> = conditions.filter(|condition| condition.status == "False").cloned().collect();
+    status::pending(&not_as_asked, "", out)?;
     status::pending(&services.pending, "", out)
 }

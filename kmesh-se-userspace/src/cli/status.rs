@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use super::{AdminArgs, Answer, Mood, Output, Text, block_on, visible};
-use crate::status::{PendingStatus, Status};
+use crate::status::{ConditionStatus, Status};
 
 /// How many hosts that wait for an address are shown; JSON has all.
 const SHOWN_PENDING: usize = 10;
@@ -29,8 +29,8 @@ pub(super) fn run(args: Args, output: &mut Output) -> anyhow::Result<Answer> {
     Ok(if status.healthy { Answer::Yes } else { Answer::No })
 }
 
-/// A line for each host that waits for an address, behind `indent`.
-pub(super) fn pending(hosts: &[PendingStatus], indent: &str, out: &mut Text<'_>) -> io::Result<()> {
+/// A line for each condition that is not as it should be, behind `indent`.
+pub(super) fn pending(hosts: &[ConditionStatus], indent: &str, out: &mut Text<'_>) -> io::Result<()> {
     let word = out.paint.mood(Mood::Warning, "pending");
     for waiting in hosts.iter().take(SHOWN_PENDING) {
         let entry = format!("ServiceEntry {}/{}", waiting.namespace, waiting.name);
@@ -99,6 +99,17 @@ fn text(status: &Status, out: &mut Text<'_>) -> io::Result<()> {
             pods.left_alone.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         let left = if left.is_empty() { String::new() } else { format!("; left alone: {}", left.join(", ")) };
         writeln!(out, "pods      {} enrolled{left}", pods.enrolled)?;
+    }
+    if let Some(waypoint) = &status.waypoint {
+        let listen: Vec<_> = waypoint.listen.iter().map(ToString::to_string).collect();
+        let state = match waypoint.pid.filter(|_| waypoint.running) {
+            Some(pid) => paint.mood(Mood::Good, format!("runs (pid {pid})")),
+            None => paint.mood(Mood::Bad, "does not run"),
+        };
+        let (through, services) = (waypoint.through, waypoint.services);
+        let listen = listen.join(", ");
+        writeln!(out, "waypoint  {state} at {listen}, {through} of {services} services go through it")?;
+        pending(&waypoint.conditions, "  ", out)?;
     }
     let dns = &status.dns;
     let count = |name: &str| dns.queries.get(name).copied().unwrap_or_default();

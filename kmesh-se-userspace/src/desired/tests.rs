@@ -9,6 +9,7 @@ mod properties;
 mod ranges;
 mod views;
 mod vips;
+mod waypoint;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -140,6 +140,21 @@ pub enum Upstream {
         /// Only to the first address of the newest answer.
         only_first: bool,
     },
+}
+
+impl Upstream {
+    /// Each host with its port.
+    #[must_use]
+    pub fn to_strings(&self) -> Vec<String> {
+        match self {
+            Self::Backends(all) => {
+                all.iter().map(|b| SocketAddr::new(b.address, b.port).to_string()).collect()
+            }
+            Self::Names { endpoints, .. } => {
+                endpoints.iter().map(|(host, port, _)| format!("{host}:{port}")).collect()
+            }
+        }
+    }
 }
 
 /// The way that connections of one port go.
@@ -299,6 +314,14 @@ impl Way<'_> {
             ),
         })
     }
+}
+
+/// What people are told of the way of `service`, if it is bound to a waypoint.
+#[must_use]
+pub fn waypoint_condition(known: Known<'_>, service: &ServiceKey) -> Option<Condition> {
+    let entry = known.snapshot.entry(&service.entry)?;
+    let port = entry.ports.iter().find(|port| port.number == service.port)?;
+    condition(&[(port.number, way(known, Of { entry, host: &service.host, port }))])
 }
 
 /// What people are told of the ways of an entry's ports, of the worst first.

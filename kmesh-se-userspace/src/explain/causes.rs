@@ -261,6 +261,11 @@ pub(super) fn no_backend(facts: &Facts, service: &LiveService) -> Cause {
             "the service should have backends, but the kernel's map has none: restart the agent".to_owned(),
         );
     }
+    if let Some(waypoint) =
+        service.waypoint.as_ref().filter(|waypoint| waypoint.reason != "WaypointUnsupported")
+    {
+        return Cause::new(&waypoint.reason, waypoint.message.clone());
+    }
     match entry {
         Some(entry) => no_backend_of(facts, entry),
         None => Cause::new("NoBackend", "the service has no backend, and no accepted entry explains it"),

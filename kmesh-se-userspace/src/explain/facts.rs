@@ -292,6 +292,21 @@ pub struct LiveService {
     pub backends: Vec<LiveBackend>,
     /// The backends that it should have.
     pub wanted: Vec<Backend>,
+    /// The waypoint that it is bound to, if it is.
+    pub waypoint: Option<WaypointFacts>,
+}
+
+/// How a service goes through its waypoint, or why not.
+#[derive(Clone, Debug)]
+pub struct WaypointFacts {
+    /// Whether it does.
+    pub is_through: bool,
+    /// CamelCase code.
+    pub reason: String,
+    /// The same as a sentence.
+    pub message: String,
+    /// Where the waypoint sends connections, as it was told.
+    pub dials: Vec<String>,
 }
 
 impl LiveService {

@@ -308,6 +308,19 @@ fn service(facts: &Facts, dial: &Dial, id: u32, is_new: bool, out: &mut Explanat
         }
         out.backends.push(target);
     }
+    match &service.waypoint {
+        Some(waypoint) if waypoint.is_through => {
+            let dials =
+                if waypoint.dials.is_empty() { "nobody".to_owned() } else { waypoint.dials.join(", ") };
+            let detail = format!("{}: {dials}", waypoint.message);
+            out.step("waypoint", true, detail, json!({"reason": waypoint.reason, "dials": waypoint.dials}));
+        }
+        // Without a backend, this is why.
+        Some(waypoint) if !service.backends.is_empty() => {
+            out.warn(&waypoint.reason, waypoint.message.clone())
+        }
+        _ => {}
+    }
     if let Some(difference) = difference(service) {
         out.warn("MapsDiffer", format!("service {id} ({whose}) {difference}; see kmesh-se dump diff"));
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{Reconciler, Step};
 use crate::{
-    desired::{Bound, HostDesired, ServiceKey, Waypoints},
+    desired::{self, Bound, Condition, HostDesired, ServiceKey, Waypoints},
     model::HostName,
     sink::Maps,
 };
@@ -40,6 +40,11 @@ impl<M: Maps> Reconciler<M> {
     ) -> impl Iterator<Item = (&'a ServiceKey, u16, &'a Bound)> + use<'a, M> {
         let bound = self.desired.get(host).into_iter().flat_map(|desired| desired.bound.iter());
         bound.filter_map(|(service, bound)| Some((service, self.waypoints.ports().get(service)?.port, bound)))
+    }
+
+    /// What people are told of the way of `service`, if it is bound to a waypoint.
+    pub fn waypoint_condition(&self, service: &ServiceKey) -> Option<Condition> {
+        desired::waypoint_condition(self.known(), service)
     }
 
     /// The services that are past their waypoint for long enough: their listeners are to go.

@@ -61,7 +61,8 @@ impl Kind {
 }
 
 /// The name of all resources of a service: `default/external-fake-svc|kmesh-fake.com|80`.
-pub(super) fn name(key: &ServiceKey) -> String {
+#[must_use]
+pub fn name(key: &ServiceKey) -> String {
     format!("{}/{}|{}|{}", key.entry.namespace, key.entry.name, key.host, key.port)
 }
 

@@ -48,6 +48,7 @@ pub(super) fn working() -> Facts {
     let vip = ip("240.240.0.1");
     let frontend = Frontend { scope: Scope::Mesh, address: vip.into(), port: 80, transport: Transport::Tcp };
     let service = LiveService {
+        waypoint: None,
         key: Some(key("a.test", "a")),
         slot_base: 7,
         slot_count: 1,

@@ -1,0 +1,92 @@
+//! What a waypoint is told of the services that are bound to it.
+
+use super::*;
+
+/// The host `a.com` of `entry`, bound, beside others, where a waypoint is served.
+fn bound(entries: Vec<Entry>) -> HostDesired {
+    let waypoint = WaypointLabel::Bound(crate::model::WaypointName {
+        namespace: Namespace::default(),
+        name: "way".into(),
+    });
+    let bind = |mut entry: Entry| {
+        if entry.hosts == [HostName::new("a.com")] {
+            entry.waypoint = waypoint.clone();
+        }
+        entry
+    };
+    let snapshot = snapshot(entries.into_iter().map(bind));
+    let mut pool = VipPool::new(VipRanges::default());
+    pool.restore(&HostName::new("a.com"), first_vips());
+    let other = Vips { v4: "240.240.0.2".parse().ok(), v6: None };
+    pool.restore(&HostName::new("b.com"), other);
+    let resolved =
+        resolved(&[("x.net", &["10.0.0.1"]), ("y.net", &["240.240.0.2"]), ("z.net", &["10.0.0.3"])]);
+    let waypoints =
+        Waypoints::at(vec![ip("10.9.9.9")], PortPool::new(PortRange::default()), Unavailable::Refuse);
+    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &pool, waypoints: &waypoints };
+    host(known, &HostName::new("a.com"))
+}
+
+fn dns(endpoints: &[&str]) -> Entry {
+    with(entry("default/a", 1, "a.com"), |e| {
+        e.resolution = Resolution::Dns;
+        e.endpoints = endpoints.iter().map(|address| endpoint(address)).collect();
+    })
+}
+
+/// `b.com` at 10.0.0.2.
+fn other() -> Entry {
+    with(entry("default/b", 2, "b.com"), |e| e.endpoints = vec![endpoint("10.0.0.2")])
+}
+
+fn upstream(built: &HostDesired) -> Upstream {
+    let bound: Vec<_> = built.bound.values().collect();
+    assert_eq!(bound.len(), 1, "{bound:?}");
+    assert_eq!(
+        (bound[0].waypoint.to_string(), bound[0].protocol),
+        ("default/way".to_owned(), Protocol::Http)
+    );
+    bound[0].upstream.clone()
+}
+
+#[test]
+fn names_are_for_the_waypoint_to_resolve() {
+    let both = upstream(&bound(vec![dns(&["x.net", "w.net", "10.0.0.9"])]));
+    assert_eq!(both.to_strings(), ["10.0.0.9:80", "w.net:80", "x.net:80"]);
+    assert!(matches!(both, Upstream::Names { only_first: false, .. }));
+
+    let first = with(dns(&["x.net"]), |e| e.resolution = Resolution::DnsRoundRobin);
+    assert!(matches!(upstream(&bound(vec![first])), Upstream::Names { only_first: true, .. }));
+
+    let itself = upstream(&bound(vec![dns(&[])]));
+    assert_eq!(itself.to_strings(), ["a.com:80"]);
+    assert!(matches!(itself, Upstream::Names { .. }));
+}
+
+#[test]
+fn addresses_are_told_as_they_are() {
+    let fixed = with(entry("default/a", 1, "a.com"), |e| {
+        e.endpoints = vec![endpoint("10.0.0.1"), endpoint("10.0.0.2")];
+    });
+    let told = upstream(&bound(vec![fixed]));
+    assert_eq!(told.to_strings(), ["10.0.0.1:80", "10.0.0.2:80"]);
+    assert!(matches!(told, Upstream::Backends(_)));
+}
+
+#[test]
+fn a_host_of_ours_is_resolved_for_the_waypoint_which_does_not_know_it() {
+    // By its name, or by a name whose address is its virtual one.
+    for endpoints in [&["b.com", "z.net"][..], &["y.net", "z.net"]] {
+        let told = upstream(&bound(vec![dns(endpoints), other()]));
+        assert_eq!(told.to_strings(), ["10.0.0.2:80", "10.0.0.3:80"], "{endpoints:?}");
+        assert!(matches!(told, Upstream::Backends(_)));
+    }
+}
+
+#[test]
+fn nothing_is_told_of_what_is_not_bound_or_cannot_go_through() {
+    assert!(bound(vec![with(dns(&["x.net"]), |e| e.ports[0].protocol = Protocol::Udp)]).bound.is_empty());
+    let without_address = with(dns(&["x.net"]), |e| e.may_allocate = false);
+    assert!(bound(vec![without_address]).bound.is_empty());
+    assert!(built(&snapshot([dns(&["x.net"])]), &resolved(&[])).bound.is_empty());
+}
