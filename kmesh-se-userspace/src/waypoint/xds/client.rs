@@ -209,9 +209,10 @@ impl Client {
         if !subscription.is_open || subscription.sent.is_some() {
             return None;
         }
-        let undoes = !subscription.undone.is_empty();
+        let undone = subscription.next_undone();
+        let undoes = !undone.0.is_empty() || !undone.1.is_empty();
         let (records, removed) = if undoes {
-            subscription.next_undone()
+            undone
         } else if let Some(records) = self.next_suspects(kind, book) {
             (records, Vec::new())
         } else {
@@ -407,6 +408,8 @@ impl Subscription {
         // Of the other kinds, Envoy stops at the first that it does not like.
         let mut told = if kind.is_wanted_whole() { refusal::refused(words, &names) } else { Vec::new() };
         if told.is_empty() && names.len() > 1 {
+            // None of it was taken, not even what it had asked for once more.
+            self.asked.extend(names.iter().cloned());
             let (first, second) = names.split_at(names.len() / 2);
             self.suspects.extend([first.to_vec(), second.to_vec()]);
             return;

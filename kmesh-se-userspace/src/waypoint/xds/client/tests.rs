@@ -263,6 +263,25 @@ fn a_refusal_that_names_nobody_is_traced_to_the_one_who_caused_it() {
 }
 
 #[test]
+fn what_cannot_be_put_back_holds_nothing_up() {
+    let mut play = Play::default();
+    let names = ["a.test", "b.test"].map(|host| play.set(host, Some(carried(1))));
+    // It has older versions of both, of which nothing else is known.
+    let old = names.clone().map(|name| (name.to_string(), "1.1".to_owned()));
+    let back = DeltaDiscoveryRequest { initial_resource_versions: old.into(), ..request(Kind::Cluster) };
+    play.says(back).expect("a request");
+    let mut told = BTreeSet::new();
+    while let Some((answer, words)) = play.hears() {
+        // The last word about each of them, whichever comes first.
+        if let [record] = &answer.records[..] {
+            told.insert(record.key.host.to_string());
+        }
+        play.refuses(&answer, &format!("no to {words}"));
+    }
+    assert_eq!(told, ["a.test", "b.test"].map(str::to_owned).into());
+}
+
+#[test]
 fn many_changes_while_it_is_slow_are_one_answer() {
     let mut play = Play::default();
     play.set("a.test", Some(carried(1)));
