@@ -408,8 +408,10 @@ impl Subscription {
         // Of the other kinds, Envoy stops at the first that it does not like.
         let mut told = if kind.is_wanted_whole() { refusal::refused(words, &names) } else { Vec::new() };
         if told.is_empty() && names.len() > 1 {
-            // None of it was taken, not even what it had asked for once more.
-            self.asked.extend(names.iter().cloned());
+            // None of it was taken, not even what it had asked for by name once more.
+            if !kind.is_wanted_whole() {
+                self.asked.extend(names.iter().cloned());
+            }
             let (first, second) = names.split_at(names.len() / 2);
             self.suspects.extend([first.to_vec(), second.to_vec()]);
             return;
