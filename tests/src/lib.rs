@@ -6,7 +6,7 @@
 //! The rooms, from the ground up: [`poll`] waits on conditions, [`clean`] owns what a run makes and removes
 //! it, [`netns`] and [`cgroup`] make it, [`servers`] answer in it, [`topology`] puts it together,
 //! [`pods`] makes what a kubelet makes, [`agent`] runs the program under test, [`bpf`] reads the kernel's side, [`stage`] is
-//! all of it. [`sockets`] is a smaller stage, for tests of single system calls. [`oci`] makes container images, and [`cluster`]
+//! all of it, and [`tutorial`] asks there. [`sockets`] is a smaller stage, for tests of single system calls. [`oci`] makes container images, and [`cluster`]
 //! is a real Kubernetes cluster that runs them. [`waypoint`] is a real Envoy.
 //! Beside them, for `cargo xtask bench`: [`load`] makes traffic and measures it, [`bench`] is where that happens.
 
@@ -26,6 +26,7 @@ pub mod servers;
 pub mod sockets;
 pub mod stage;
 pub mod topology;
+pub mod tutorial;
 pub mod waypoint;
 
 /// Says that a part of a test is left out on this machine, on a line that the test executable does not keep to itself.

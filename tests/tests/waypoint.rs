@@ -2,8 +2,8 @@
 
 #[path = "waypoint/changes.rs"]
 mod changes;
-#[path = "waypoint/tutorial.rs"]
-mod tutorial;
+#[path = "waypoint/through.rs"]
+mod through;
 
 use std::path::PathBuf;
 use std::process::Child;
@@ -15,8 +15,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tests::bench::Envoy;
 use tests::poll;
-use tests::stage::{Stage, examples_folder, tools_folder};
+use tests::stage::{Stage, tools_folder};
 use tests::topology::Options;
+use tests::tutorial;
 use tests::waypoint::Waypoint;
 
 /// How long something may take that is meant to be at once.
@@ -32,9 +33,8 @@ fn stage(files: &[(&str, &str)], more: &[&str]) -> anyhow::Result<Option<Stage>>
         return Ok(None);
     }
     let envoy = Envoy::program().context("Envoy is not installed")?;
-    let read = |name: &str| std::fs::read_to_string(examples_folder().join(name));
-    let (fake, real) = (read("external-fake-svc.yaml")?, read("external-httpbin-org.yaml")?);
-    let mut all = vec![("fake.yaml", fake.as_str()), ("real.yaml", real.as_str())];
+    let entries = tutorial::entries()?;
+    let mut all: Vec<_> = entries.iter().map(|(name, text)| (*name, text.as_str())).collect();
     all.extend_from_slice(files);
     let mut linked = Ok(());
     let stage = Stage::start_with(Options::default(), &all, |flags| {
@@ -94,12 +94,15 @@ fn listener_ports(stage: &Stage) -> anyhow::Result<Vec<(String, u64)>> {
 struct Load {
     child: Child,
     stop: PathBuf,
+    /// Has a byte for each answer.
+    answers: PathBuf,
 }
 
-/// Asks for a host until a file is there; prints how often it was answered, and each failure.
+/// Asks for a host until a file is there, and notes each answer in another; prints how often it was answered, and each failure.
 const ASKS: &str = r#"
 import http.client, os, sys, threading
-host, stop = sys.argv[1], sys.argv[2]
+host, stop, answers = sys.argv[1:]
+answers = os.open(answers, os.O_WRONLY | os.O_APPEND)
 answered, failed = [0] * 4, []
 def ask(i):
     while not os.path.exists(stop):
@@ -108,7 +111,9 @@ def ask(i):
             connection.request("GET", "/status/200")
             status = connection.getresponse().status
             connection.close()
-            if status == 200: answered[i] += 1
+            if status == 200:
+                answered[i] += 1
+                os.write(answers, b".")
             else: failed.append(f"status {status}")
         except Exception as error:
             failed.append(repr(error))
@@ -119,13 +124,23 @@ print(sum(answered), len(failed), *sorted(set(failed))[:5])
 
 impl Load {
     fn start(stage: &Stage, host: &str) -> anyhow::Result<Load> {
-        let stop = stage.run.folder()?.join("stop-load");
+        let (stop, answers) = (stage.run.folder()?.join("stop-load"), stage.run.folder()?.join("answers"));
+        std::fs::write(&answers, "")?;
         let python = tools_folder().join("httpbin/bin/python3").display().to_string();
-        let mut client = stage.client(true, &[&python, "-c", ASKS, host, &stop.display().to_string()]);
+        let (told, noted) = (stop.display().to_string(), answers.display().to_string());
+        let mut client = stage.client(true, &[&python, "-c", ASKS, host, &told, &noted]);
         let child = client.stdout(std::process::Stdio::piped()).spawn()?;
+        let load = Load { child, stop, answers };
         // It is at work before anything changes.
-        std::thread::sleep(Duration::from_secs(1));
-        Ok(Load { child, stop })
+        load.goes_on()?;
+        Ok(load)
+    }
+
+    /// Waits for a hundred more answers.
+    fn goes_on(&self) -> anyhow::Result<()> {
+        let count = || Ok::<_, std::io::Error>(self.answers.metadata()?.len());
+        let before = count()?;
+        until("a hundred answers", || Ok(count()? >= before + 100))
     }
 
     /// How many were answered; all of them must have been.
@@ -133,6 +148,7 @@ impl Load {
         std::fs::write(&self.stop, "")?;
         let output = self.child.wait_with_output()?;
         std::fs::remove_file(&self.stop)?;
+        std::fs::remove_file(&self.answers)?;
         let told = String::from_utf8(output.stdout)?;
         let mut words = told.split_whitespace();
         let answered = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);

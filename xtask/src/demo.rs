@@ -11,15 +11,14 @@ use serde_json::{Value, json};
 use tests::bench::Envoy;
 use tests::stage::Stage;
 use tests::topology::{BACKEND_2, Options, SLEEP};
-use tests::{clean, poll, stage};
+use tests::tutorial::{self, ENTRIES, missing_headers};
+use tests::{clean, poll};
 
 use crate::{
     setup::{self, Verbosity},
     workspace,
 };
 
-/// The tutorial's ServiceEntries, in its order.
-pub(crate) const ENTRIES: [&str; 2] = ["external-fake-svc.yaml", "external-httpbin-org.yaml"];
 const FAKE: &str = "kmesh-fake.com";
 const REAL: &str = "httpbin.org";
 /// How long a change of the folder may take to have effect.
@@ -59,9 +58,8 @@ pub(crate) fn envoy() -> anyhow::Result<PathBuf> {
 pub(crate) fn node(release: bool, way: &Way) -> anyhow::Result<Stage> {
     clean::need_root()?;
     let agent = workspace::build_agent(release)?;
-    let read = |name| std::fs::read_to_string(stage::examples_folder().join(name));
-    let texts = [read(ENTRIES[0])?, read(ENTRIES[1])?];
-    let mut files = vec![(ENTRIES[0], texts[0].as_str()), (ENTRIES[1], texts[1].as_str())];
+    let entries = tutorial::entries()?;
+    let mut files: Vec<_> = entries.iter().map(|(name, text)| (*name, text.as_str())).collect();
     files.extend(matches!(way, Way::Through(_)).then_some(NAMESPACE));
     let stage = Stage::start_with(Options::default(), &files, |flags| {
         flags.program = agent;
@@ -327,28 +325,6 @@ pub(crate) fn typed(words: &[impl AsRef<str>]) -> String {
         if word.contains(['%', '\\', ' ', '*', '&', '?']) { format!("'{word}'") } else { word.to_owned() }
     });
     quoted.collect::<Vec<_>>().join(" ")
-}
-
-/// What the head of step 4's answer lacks.
-fn missing_headers(head: &str) -> Vec<&'static str> {
-    const TOLD: [&str; 6] = [
-        "server: envoy",
-        "content-type: application/json",
-        "access-control-allow-origin: *",
-        "access-control-allow-credentials: true",
-        "x-envoy-upstream-service-time: ",
-        "x-envoy-decorator-operation: httpbin.default.svc.cluster.local:8000/*",
-    ];
-    let lines: Vec<_> = head.lines().map(str::trim_end).collect();
-    let is_there = |told: &str| match told.strip_suffix(": ") {
-        Some(_) => {
-            lines.iter().any(|line| line.strip_prefix(told).is_some_and(|ms| ms.parse::<u32>().is_ok()))
-        }
-        None => lines.contains(&told),
-    };
-    let mut missing: Vec<_> = TOLD.into_iter().filter(|told| !is_there(told)).collect();
-    missing.extend((lines.first() != Some(&"HTTP/1.1 200 OK")).then_some("HTTP/1.1 200 OK"));
-    missing
 }
 
 fn is_virtual(address: &str) -> bool {

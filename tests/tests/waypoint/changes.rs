@@ -1,6 +1,9 @@
 //! What connections meet while labels, the Envoy and the agent come and go.
 
+use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
+
+use tests::topology::NODE;
 
 use super::*;
 
@@ -15,10 +18,14 @@ fn the_label_comes_and_goes_under_load_and_no_request_fails() -> anyhow::Result<
         stage.write("namespace.yaml", NAMESPACE)?;
         stage.agent.until_through(2)?;
         assert!(goes_through(&stage, URL)?);
+        let ports = listener_ports(&stage)?;
         stage.remove("namespace.yaml")?;
         until("connections to go straight", || Ok(!goes_through(&stage, URL)?))?;
-        // Longer than the listeners stay.
-        std::thread::sleep(Duration::from_secs(8));
+        for (_, port) in ports {
+            let listener = SocketAddr::new(NODE, u16::try_from(port)?);
+            let is_gone = || stage.topology.node.inside(|| TcpStream::connect(listener).is_err());
+            until("the listener to go", is_gone)?;
+        }
     }
     let answered = load.stop()?;
     println!("{answered} requests were answered");
@@ -87,7 +94,7 @@ fn agents_come_and_go_under_load_and_the_envoy_stays() -> anyhow::Result<()> {
     stage.agent.until_through(2)?;
     stage.agent.process().signal(Signal::SIGKILL)?;
     stage.agent.process().wait(LIMIT)?;
-    std::thread::sleep(Duration::from_secs(1));
+    load.goes_on()?;
     stage.resume()?;
     stage.agent.until_through(2)?;
     stage.take_over()?;
