@@ -32,6 +32,7 @@ pub use build::{
 };
 pub use claims::Desired;
 pub use concrete::{concrete, dynamic_view, is_dynamic, wildcards_above};
+pub(crate) use conditions::first_of;
 pub use conditions::{Condition, address_pending};
 pub use few::Few;
 pub use leases::{DYNAMIC_RANGES, LeaseLimits, Leases, QuotaFull, User};
@@ -40,7 +41,7 @@ pub use names::{NameEntry, NameView};
 pub(crate) use plan::remedy_without_address;
 pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
 pub use policy::registry_only;
-pub use ports::{PortPool, PortRange, PortRangeError, PortsExhausted, Seat};
+pub use ports::{PortAssignment, PortPool, PortRange, PortRangeError, PortsExhausted};
 pub use range::AddressRange;
 pub use tables::{Address, AddressRule, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};

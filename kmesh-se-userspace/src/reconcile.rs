@@ -41,9 +41,9 @@ pub struct Reconciler<M> {
     vips: VipPool,
     waypoints: Waypoints,
     /// The hosts with a service for which no port was left at its waypoint.
-    unseated: BTreeSet<HostName>,
+    unassigned: BTreeSet<HostName>,
     /// Whether ports of an earlier run that nobody needs were taken back.
-    seats_are_ours: bool,
+    assignments_are_ours: bool,
     /// Whether hosts get addresses from `vips`.
     allocates: bool,
     /// The names below DYNAMIC_DNS wildcards that clients use.
@@ -100,8 +100,8 @@ impl<M: Maps> Reconciler<M> {
             resolved: Resolved::new(),
             vips,
             waypoints: Waypoints::default(),
-            unseated: BTreeSet::new(),
-            seats_are_ours: false,
+            unassigned: BTreeSet::new(),
+            assignments_are_ours: false,
             allocates: true,
             leases,
             desired: Desired::default(),
@@ -208,7 +208,7 @@ impl<M: Maps> Reconciler<M> {
     /// Has what failed tried again by the next [`Reconciler::prepare`], which then has something to do: rows that could
     /// not be written, and hosts for which no address was left.
     pub fn retry_failed(&mut self) {
-        self.dirty.extend(self.report.exhausted_hosts().chain(&self.unseated).cloned());
+        self.dirty.extend(self.report.exhausted_hosts().chain(&self.unassigned).cloned());
         self.retry = !self.failed.is_empty();
     }
 
@@ -226,7 +226,7 @@ impl<M: Maps> Reconciler<M> {
         }
         self.needs.assumes_use = false;
         self.rebuild_with_followers(dirty, now, &mut step);
-        self.release_unused_seats(now, &mut step);
+        self.release_unused_assignments(now, &mut step);
         if std::mem::take(&mut self.takes_over) {
             step.must_save |= self.release_unused_vips(now);
             self.take_over(&mut step.touched);
@@ -261,7 +261,7 @@ impl<M: Maps> Reconciler<M> {
     fn rebuild(&mut self, host: &HostName, now: Timestamp, step: &mut Step) -> Keys {
         let exists = self.snapshot.has_host(host);
         let mut built = exists.then(|| desired::host(self.known(), host));
-        if self.update_seats(host, built.as_ref(), now, step) {
+        if self.update_assignments(host, built.as_ref(), now, step) {
             built = exists.then(|| desired::host(self.known(), host));
         }
         if !exists {

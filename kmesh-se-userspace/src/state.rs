@@ -2,7 +2,7 @@
 //!
 //! In: a directory. Out: one JSON file for each, replaced as a whole. Never: a partly written file.
 
-mod seats;
+mod assignments;
 
 use std::{
     collections::BTreeMap,

@@ -76,7 +76,7 @@ impl Agent {
             self.save_leases();
         }
         if step.must_save_ports {
-            self.save_seats();
+            self.save_assignments();
         }
         if self.saving.is_urgent() {
             self.save_addresses();

@@ -69,7 +69,7 @@ impl Waypoint {
         anyhow::ensure!(program.is_file(), "--waypoint-envoy {} is no file", program.display());
         let listen = args.waypoint_addresses(dns)?;
         let launch = Launch { program, place: Place::beside(&args.admin) };
-        let ports = state.load_seats(flags.waypoint_ports)?;
+        let ports = state.load_assignments(flags.waypoint_ports)?;
         let mut waypoints = Waypoints::at(listen.clone(), ports, flags.waypoint_unavailable.into());
         let adopted = listening(&launch, &waypoints).await;
         drop(waypoints.set_listeners(adopted.clone(), BTreeMap::new()));
@@ -135,8 +135,11 @@ async fn listening(launch: &Launch, waypoints: &Waypoints) -> BTreeSet<ServiceKe
         return BTreeSet::new();
     }
     let ports = page::ports(&launch.place.page()).await.unwrap_or_default();
-    let seats = waypoints.ports().iter().filter(|(_, seat)| seat.is_committed && ports.contains(&seat.port));
-    seats.map(|(service, _)| service.clone()).collect()
+    let assignments = waypoints
+        .ports()
+        .iter()
+        .filter(|(_, assignment)| assignment.is_committed && ports.contains(&assignment.port));
+    assignments.map(|(service, _)| service.clone()).collect()
 }
 
 /// Returns when a service of a waypoint, if there is one, may have another standing than before.
@@ -241,8 +244,8 @@ impl Agent {
     }
 
     /// Saves which service has which port.
-    pub(super) fn save_seats(&self) {
-        if let Err(error) = self.state.save_seats(self.reconciler.waypoints().ports()) {
+    pub(super) fn save_assignments(&self) {
+        if let Err(error) = self.state.save_assignments(self.reconciler.waypoints().ports()) {
             tracing::error!(%error, "state is not saved: after a restart services may have other ports at the waypoint");
         }
     }

@@ -7,7 +7,7 @@ use jiff::{Timestamp, Unit};
 use serde_json::{Value, json};
 
 use crate::{
-    desired::{Condition, Loser},
+    desired::{Condition, Loser, first_of},
     model::{self, HostName, Issue},
 };
 
@@ -71,7 +71,7 @@ pub(super) fn wanted(facts: &Facts<'_>) -> Vec<Condition> {
             }
             None => "the controller has not come to it",
         };
-        let message = format!("no address is allocated yet for {}: {why}", named(&facts.pending));
+        let message = format!("no address is allocated yet for {}: {why}", first_of(&facts.pending));
         condition("AddressPending", "True", "NotAllocated", message)
     });
     let conflict = facts
@@ -100,7 +100,7 @@ fn exhausted(facts: &Facts<'_>) -> Option<Condition> {
     let lacking = what.iter().zip(&facts.exhausted).filter(|(_, hosts)| !hosts.is_empty());
     let told: Vec<_> = lacking
         .map(|((reason, kind, are, flag), hosts)| {
-            let hosts = named(hosts);
+            let hosts = first_of(hosts);
             let message = format!(
                 "no {kind} address is left for {hosts}: {are} used up; give the controller and the agents a larger range ({flag})"
             );
@@ -138,15 +138,6 @@ fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
         text.push_str(&format!("; and {more} more, which kmesh-se validate lists"));
     }
     text
-}
-
-fn named(hosts: &[&HostName]) -> String {
-    const SHOWN: usize = 3;
-    let shown: Vec<_> = hosts.iter().take(SHOWN).map(|host| host.as_str()).collect();
-    match hosts.len().checked_sub(SHOWN) {
-        Some(more @ 1..) => format!("{} and {more} more", shown.join(", ")),
-        _ => shown.join(", "),
-    }
 }
 
 /// Where a type has its place among ours; none if it is not ours.

@@ -3,6 +3,8 @@
 //! In: an entry, one of its hosts, whose view. Out: conditions in the manner of Kubernetes. Never: a decision, which is
 //! made elsewhere and told here.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::{
@@ -51,7 +53,7 @@ pub(super) fn conditions(
         add(
             &mut found,
             "WorkloadNotReady",
-            format!("gets no connections until it is ready: {}", named(&waiting)),
+            format!("gets no connections until it is ready: {}", first_of(&waiting)),
         );
     }
     if selected.is_empty() && entry.workload_selector.as_ref().is_some_and(|labels| !labels.is_empty()) {
@@ -86,10 +88,11 @@ pub(super) fn add(found: &mut Vec<Condition>, reason: &'static str, message: Str
 }
 
 /// The first of `names`, and how many more there are.
-fn named(names: &[String]) -> String {
+pub(crate) fn first_of<T: fmt::Display>(names: &[T]) -> String {
     const SHOWN: usize = 3;
+    let shown = names.iter().take(SHOWN).map(T::to_string).collect::<Vec<_>>().join(", ");
     match names.len().checked_sub(SHOWN) {
-        Some(more @ 1..) => format!("{} and {more} more", names[..SHOWN].join(", ")),
-        _ => names.join(", "),
+        Some(more @ 1..) => format!("{shown} and {more} more"),
+        _ => shown,
     }
 }

@@ -70,7 +70,7 @@ pub struct PortsExhausted {
 
 /// The place of a service at its waypoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct PortAssignment {
     /// The port of its listener.
     pub port: u16,
     /// Whether connections are led to the waypoint, or wait for it. Until then they go on past it, as they did before the
@@ -82,10 +82,10 @@ pub struct Seat {
 #[derive(Clone, Debug)]
 pub struct PortPool {
     range: PortRange,
-    seats: BTreeMap<HostName, Few<ServiceKey, Seat>>,
+    assignments: BTreeMap<HostName, Few<ServiceKey, PortAssignment>>,
     ports: Family<u16>,
     /// Services that go past their waypoint again, whose listeners stay until the time.
-    leaving: BTreeMap<ServiceKey, (Timestamp, Seat)>,
+    leaving: BTreeMap<ServiceKey, (Timestamp, PortAssignment)>,
     resting: VecDeque<(Timestamp, u16)>,
 }
 
@@ -93,7 +93,7 @@ impl PortPool {
     /// Nothing at all, and no room for it.
     pub(super) const EMPTY: Self = Self {
         range: PortRange { first: 1, last: 0 },
-        seats: BTreeMap::new(),
+        assignments: BTreeMap::new(),
         ports: Family { first: 1, last: 0, next: 1, taken: BTreeSet::new() },
         leaving: BTreeMap::new(),
         resting: VecDeque::new(),
@@ -108,9 +108,9 @@ impl PortPool {
 
     /// Gives a service the place that it had in an earlier life, unless the port is outside the range or taken. To be called before
     /// others are given one.
-    pub fn restore(&mut self, service: &ServiceKey, seat: Seat) {
-        if self.get(service).is_none() && self.ports.take(seat.port) {
-            self.insert(service, seat);
+    pub fn restore(&mut self, service: &ServiceKey, assignment: PortAssignment) {
+        if self.get(service).is_none() && self.ports.take(assignment.port) {
+            self.insert(service, assignment);
         }
     }
 
@@ -127,39 +127,40 @@ impl PortPool {
         if self.get(service).is_some() {
             return Ok(false);
         }
-        let seat = match self.leaving.remove(service) {
-            Some((_, left)) => Seat { is_committed, ..left },
+        let assignment = match self.leaving.remove(service) {
+            Some((_, left)) => PortAssignment { is_committed, ..left },
             None => {
                 self.wake(now);
                 let port = self.ports.allocate(|_| false).ok_or(PortsExhausted { range: self.range })?;
-                Seat { port, is_committed }
+                PortAssignment { port, is_committed }
             }
         };
-        self.insert(service, seat);
+        self.insert(service, assignment);
         Ok(true)
     }
 
     /// The connections of `service` are led to its waypoint from now on. Says whether that is new.
     pub fn commit(&mut self, service: &ServiceKey) -> bool {
-        let seat = self.seats.get_mut(&service.host).and_then(|seats| seats.get_mut(service));
-        seat.is_some_and(|seat| !std::mem::replace(&mut seat.is_committed, true))
+        let assignment =
+            self.assignments.get_mut(&service.host).and_then(|assignments| assignments.get_mut(service));
+        assignment.is_some_and(|assignment| !std::mem::replace(&mut assignment.is_committed, true))
     }
 
     /// Takes the ports of `host`'s services back, but for those that `keeps`. Their listeners stay until
     /// [`PortPool::take_left`]. Says whether something changed.
     pub fn release(&mut self, host: &HostName, keeps: impl Fn(&ServiceKey) -> bool, now: Timestamp) -> bool {
-        let Some(seats) = self.seats.get_mut(host) else { return false };
-        let had = seats.len();
-        seats.retain(|service, seat| {
+        let Some(assignments) = self.assignments.get_mut(host) else { return false };
+        let had = assignments.len();
+        assignments.retain(|service, assignment| {
             let stays = keeps(service);
             if !stays {
-                self.leaving.insert(service.clone(), (now + DRAIN, *seat));
+                self.leaving.insert(service.clone(), (now + DRAIN, *assignment));
             }
             stays
         });
-        let has = seats.len();
+        let has = assignments.len();
         if has == 0 {
-            self.seats.remove(host);
+            self.assignments.remove(host);
         }
         has < had
     }
@@ -169,8 +170,8 @@ impl PortPool {
         let left: Vec<_> =
             self.leaving.iter().filter(|(_, (until, _))| *until <= now).map(|(key, _)| key.clone()).collect();
         for service in &left {
-            if let Some((_, seat)) = self.leaving.remove(service) {
-                self.resting.push_back((now + QUARANTINE, seat.port));
+            if let Some((_, assignment)) = self.leaving.remove(service) {
+                self.resting.push_back((now + QUARANTINE, assignment.port));
             }
         }
         left
@@ -178,22 +179,22 @@ impl PortPool {
 
     /// The place of `service`, if it has one.
     #[must_use]
-    pub fn get(&self, service: &ServiceKey) -> Option<&Seat> {
-        self.seats.get(&service.host)?.get(service)
+    pub fn get(&self, service: &ServiceKey) -> Option<&PortAssignment> {
+        self.assignments.get(&service.host)?.get(service)
     }
 
     /// All services with their places.
-    pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &Seat)> {
-        self.seats.values().flat_map(Few::iter)
+    pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &PortAssignment)> {
+        self.assignments.values().flat_map(Few::iter)
     }
 
     /// The hosts that have a port.
     pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
-        self.seats.keys()
+        self.assignments.keys()
     }
 
-    fn insert(&mut self, service: &ServiceKey, seat: Seat) {
-        self.seats.entry(service.host.clone()).or_default().insert(service.clone(), seat);
+    fn insert(&mut self, service: &ServiceKey, assignment: PortAssignment) {
+        self.assignments.entry(service.host.clone()).or_default().insert(service.clone(), assignment);
     }
 
     fn wake(&mut self, now: Timestamp) {
@@ -219,7 +220,7 @@ mod tests {
     }
 
     fn port(pool: &PortPool, name: &str) -> Option<u16> {
-        pool.get(&service(name)).map(|seat| seat.port)
+        pool.get(&service(name)).map(|assignment| assignment.port)
     }
 
     fn pool(range: &str) -> PortPool {
@@ -242,7 +243,10 @@ mod tests {
         assert_eq!(pool.ensure(&service("b"), false, at(0)), Ok(true));
         assert_eq!(pool.ensure(&service("a"), false, at(0)), Ok(false));
         assert_eq!((port(&pool, "a"), port(&pool, "b")), (Some(2000), Some(2001)));
-        assert!(pool.get(&service("a")).is_some_and(|seat| seat.is_committed), "what it was stays");
+        assert!(
+            pool.get(&service("a")).is_some_and(|assignment| assignment.is_committed),
+            "what it was stays"
+        );
         let full = pool.ensure(&service("c"), true, at(0)).expect_err("none is left");
         assert!(full.to_string().contains("2000-2001"), "{full}");
         assert!(pool.commit(&service("b")) && !pool.commit(&service("b")) && !pool.commit(&service("c")));
@@ -268,17 +272,17 @@ mod tests {
         pool.ensure(&service("b"), true, at(0)).expect("there is room");
         pool.release(&HostName::new("a.com"), |_| false, at(0));
         pool.ensure(&service("a"), false, at(3)).expect("there is room");
-        assert_eq!(pool.get(&service("a")), Some(&Seat { port: 2000, is_committed: false }));
+        assert_eq!(pool.get(&service("a")), Some(&PortAssignment { port: 2000, is_committed: false }));
         assert_eq!(pool.take_left(at(10)), []);
     }
 
     #[test]
     fn an_earlier_life_is_gone_on_with() {
         let mut pool = pool("2000-2002");
-        let seat = |port| Seat { port, is_committed: true };
-        pool.restore(&service("a"), seat(2001));
-        pool.restore(&service("b"), seat(2001));
-        pool.restore(&service("c"), seat(1999));
+        let assignment = |port| PortAssignment { port, is_committed: true };
+        pool.restore(&service("a"), assignment(2001));
+        pool.restore(&service("b"), assignment(2001));
+        pool.restore(&service("c"), assignment(1999));
         assert_eq!((port(&pool, "a"), port(&pool, "b"), port(&pool, "c")), (Some(2001), None, None));
         pool.ensure(&service("b"), true, at(0)).expect("there is room");
         assert_eq!(
@@ -286,7 +290,7 @@ mod tests {
             Some(2002),
             "not at once one that may have been released shortly before"
         );
-        let all: Vec<_> = pool.iter().map(|(key, seat)| (key.clone(), seat.port)).collect();
+        let all: Vec<_> = pool.iter().map(|(key, assignment)| (key.clone(), assignment.port)).collect();
         assert_eq!(all, [(service("a"), 2001), (service("b"), 2002)]);
     }
 }

@@ -216,16 +216,17 @@ pub(super) fn way<'a>(known: Known<'a>, of: Of<'a>) -> Way<'a> {
         Served::At(_) => {}
     }
     let service = of.key();
-    let seat = waypoints.ports.get(&service);
-    if let Some(seat) = seat.filter(|_| waypoints.is_ready(&service)) {
-        return Way::Through(waypoint, seat.port);
+    let assignment = waypoints.ports.get(&service);
+    if let Some(assignment) = assignment.filter(|_| waypoints.is_ready(&service)) {
+        return Way::Through(waypoint, assignment.port);
     }
-    let why = match (seat, waypoints.rejected.get(&service)) {
+    let why = match (assignment, waypoints.rejected.get(&service)) {
         (None, _) => Why::NoPort,
         (Some(_), Some(message)) => Why::Rejected(message.clone()),
         (Some(_), None) => Why::NotReady,
     };
-    let waits = waypoints.unavailable == Unavailable::Refuse && seat.is_none_or(|seat| seat.is_committed);
+    let waits = waypoints.unavailable == Unavailable::Refuse
+        && assignment.is_none_or(|assignment| assignment.is_committed);
     if waits { Way::Waits(waypoint, why) } else { Way::Past(waypoint, why) }
 }
 

@@ -54,7 +54,7 @@ impl<M: Maps> Reconciler<M> {
 
     /// Gives the bound services of `host`, as it was just built, a port and takes back those of others; says whether the host has to
     /// be built again.
-    pub(super) fn update_seats(
+    pub(super) fn update_assignments(
         &mut self,
         host: &HostName,
         built: Option<&HostDesired>,
@@ -66,7 +66,7 @@ impl<M: Maps> Reconciler<M> {
             |service| built.is_some_and(|built| built.bound.contains_key(service)),
             now,
         );
-        self.unseated.remove(host);
+        self.unassigned.remove(host);
         step.must_save_ports |= has_changed;
         for service in built.into_iter().flat_map(|built| built.bound.keys()) {
             // Who was led past it goes on so until it is there; who is new waits for it.
@@ -74,7 +74,7 @@ impl<M: Maps> Reconciler<M> {
             match self.waypoints.ports_mut().ensure(service, is_new, now) {
                 Ok(is_given) => has_changed |= is_given,
                 Err(error) => {
-                    if self.unseated.insert(host.clone()) {
+                    if self.unassigned.insert(host.clone()) {
                         tracing::error!(service = %service, %error, "a service cannot go through its waypoint");
                     }
                 }
@@ -100,8 +100,8 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Once the source has told all, the hosts that kept a port from an earlier run but that no object names lose it.
-    pub(super) fn release_unused_seats(&mut self, now: Timestamp, step: &mut Step) {
-        if !self.report.synced || std::mem::replace(&mut self.seats_are_ours, true) {
+    pub(super) fn release_unused_assignments(&mut self, now: Timestamp, step: &mut Step) {
+        if !self.report.synced || std::mem::replace(&mut self.assignments_are_ours, true) {
             return;
         }
         let hosts = self.waypoints.ports().hosts().filter(|host| !self.snapshot.has_host(host));

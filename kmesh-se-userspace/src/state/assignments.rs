@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use super::{StateDir, StateError, WAYPOINT};
 use crate::{
-    desired::{PortPool, PortRange, Seat, ServiceKey},
+    desired::{PortAssignment, PortPool, PortRange, ServiceKey},
     model::{HostName, Kind, Namespace, ObjectRef},
 };
 
 #[derive(Serialize, Deserialize, Default)]
-struct SavedSeats {
-    services: Vec<SavedSeat>,
+struct SavedAssignments {
+    services: Vec<SavedAssignment>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct SavedSeat {
+struct SavedAssignment {
     host: String,
     namespace: String,
     name: String,
     port: u16,
     /// The port of its listener.
     listener: u16,
-    /// As [`Seat::is_committed`].
+    /// As [`PortAssignment::is_committed`].
     committed: bool,
 }
 
@@ -32,16 +32,16 @@ impl StateDir {
     ///
     /// # Errors
     /// As [`StateDir::load_vips`].
-    pub fn load_seats(&self, range: PortRange) -> Result<PortPool, StateError> {
+    pub fn load_assignments(&self, range: PortRange) -> Result<PortPool, StateError> {
         let mut pool = PortPool::new(range);
-        for saved in self.load::<SavedSeats>(WAYPOINT)?.services {
+        for saved in self.load::<SavedAssignments>(WAYPOINT)?.services {
             let entry = ObjectRef {
                 kind: Kind::ServiceEntry,
                 namespace: Namespace::new(&saved.namespace),
                 name: saved.name.as_str().into(),
             };
             let service = ServiceKey { host: HostName::new(&saved.host), entry, port: saved.port };
-            pool.restore(&service, Seat { port: saved.listener, is_committed: saved.committed });
+            pool.restore(&service, PortAssignment { port: saved.listener, is_committed: saved.committed });
         }
         Ok(pool)
     }
@@ -50,16 +50,16 @@ impl StateDir {
     ///
     /// # Errors
     /// As [`StateDir::save_vips`].
-    pub fn save_seats(&self, pool: &PortPool) -> Result<(), StateError> {
-        let services = pool.iter().map(|(service, seat)| SavedSeat {
+    pub fn save_assignments(&self, pool: &PortPool) -> Result<(), StateError> {
+        let services = pool.iter().map(|(service, assignment)| SavedAssignment {
             host: service.host.to_string(),
             namespace: service.entry.namespace.to_string(),
             name: service.entry.name.to_string(),
             port: service.port,
-            listener: seat.port,
-            committed: seat.is_committed,
+            listener: assignment.port,
+            committed: assignment.is_committed,
         });
-        self.save(WAYPOINT, SavedSeats { services: services.collect() })
+        self.save(WAYPOINT, SavedAssignments { services: services.collect() })
     }
 }
 
@@ -79,15 +79,15 @@ mod tests {
                 ObjectRef { kind: Kind::ServiceEntry, namespace: Namespace::new("shop"), name: "a".into() };
             ServiceKey { host: HostName::new("a.com"), entry, port }
         };
-        let mut pool = state.load_seats(range)?;
+        let mut pool = state.load_assignments(range)?;
         pool.ensure(&service(80), false, Timestamp::UNIX_EPOCH)?;
         pool.ensure(&service(81), true, Timestamp::UNIX_EPOCH)?;
-        state.save_seats(&pool)?;
+        state.save_assignments(&pool)?;
 
-        let again = state.load_seats(range)?;
-        assert_eq!(again.get(&service(80)), Some(&Seat { port: 2000, is_committed: false }));
-        assert_eq!(again.get(&service(81)), Some(&Seat { port: 2001, is_committed: true }));
-        assert_eq!(state.load_seats("3000-3009".parse()?)?.iter().count(), 0, "other ports");
+        let again = state.load_assignments(range)?;
+        assert_eq!(again.get(&service(80)), Some(&PortAssignment { port: 2000, is_committed: false }));
+        assert_eq!(again.get(&service(81)), Some(&PortAssignment { port: 2001, is_committed: true }));
+        assert_eq!(state.load_assignments("3000-3009".parse()?)?.iter().count(), 0, "other ports");
         Ok(())
     }
 }
