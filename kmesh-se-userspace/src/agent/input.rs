@@ -16,8 +16,8 @@ use crate::{
 pub(super) enum Input {
     /// A folder of files.
     Folder(PathBuf),
-    /// A cluster, as the node of this name sees it.
-    Cluster(::kube::Client, String),
+    /// A cluster, as the node of this name sees it, and the namespace where it is told of waypoints.
+    Cluster(::kube::Client, String, Option<String>),
 }
 
 impl Input {
@@ -26,7 +26,8 @@ impl Input {
         Ok(match &args.source {
             Source::File(dir) => Self::Folder(dir.clone()),
             Source::Kube => {
-                Self::Cluster(kube::connect(args.kubeconfig.as_deref()).await?, args.place().node)
+                let client = kube::connect(args.kubeconfig.as_deref()).await?;
+                Self::Cluster(client, args.place().node, args.waypoint.waypoint_namespace.clone())
             }
         })
     }
@@ -35,7 +36,7 @@ impl Input {
     pub(super) fn cluster(&self) -> Option<(::kube::Client, String)> {
         match self {
             Self::Folder(_) => None,
-            Self::Cluster(client, node) => Some((client.clone(), node.clone())),
+            Self::Cluster(client, node, _) => Some((client.clone(), node.clone())),
         }
     }
 
@@ -47,8 +48,8 @@ impl Input {
     ) -> anyhow::Result<()> {
         match self {
             Self::Folder(dir) => file::watch(dir, file::Options::default(), events, shutdown).await?,
-            Self::Cluster(client, node) => {
-                kube::watch(client, kube::Interest::Node(node), events, shutdown).await;
+            Self::Cluster(client, name, waypoints) => {
+                kube::watch(client, kube::Interest::Node { name, waypoints }, events, shutdown).await;
             }
         }
         Ok(())

@@ -45,7 +45,7 @@ impl Surroundings {
     pub(super) async fn find(args: &AgentArgs, input: &Input, health: &Health) -> anyhow::Result<Self> {
         let given: Vec<_> = args.resolver.iter().map(|resolver| resolver.0).collect();
         match input {
-            Input::Cluster(client, node) if given.is_empty() || args.dns_listen.is_empty() => {
+            Input::Cluster(client, node, _) if given.is_empty() || args.dns_listen.is_empty() => {
                 let found = discover(client, node, &StateDir::open(&args.state)?, health).await?;
                 let listen = if args.dns_listen.is_empty() { at_node(&found) } else { args.dns_listen()? };
                 if given.is_empty() {

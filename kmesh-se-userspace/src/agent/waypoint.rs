@@ -65,12 +65,19 @@ impl Waypoint {
         state: &StateDir,
     ) -> anyhow::Result<(Option<Self>, Waypoints)> {
         let flags = &args.waypoint;
-        let Some(program) = flags.waypoint_envoy.clone() else { return Ok((None, Waypoints::default())) };
+        let unavailable = flags.waypoint_unavailable.into();
+        let Some(program) = flags.waypoint_envoy.clone() else {
+            let follows = flags.waypoint_namespace.is_some();
+            return Ok((
+                None,
+                if follows { Waypoints::in_cluster(unavailable) } else { Waypoints::default() },
+            ));
+        };
         anyhow::ensure!(program.is_file(), "--waypoint-envoy {} is no file", program.display());
         let listen = args.waypoint_addresses(dns)?;
         let launch = Launch { program, place: Place::beside(&args.admin) };
         let ports = state.load_assignments(flags.waypoint_ports)?;
-        let mut waypoints = Waypoints::at(listen.clone(), ports, flags.waypoint_unavailable.into());
+        let mut waypoints = Waypoints::at(listen.clone(), ports, unavailable);
         let adopted = listening(&launch, &waypoints).await;
         drop(waypoints.set_listeners(adopted.clone(), BTreeMap::new()));
         let xds = Xds::new(Settings { listen: listen.clone(), resolvers, access_log: false });

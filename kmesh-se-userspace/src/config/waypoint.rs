@@ -19,6 +19,11 @@ pub struct WaypointArgs {
     #[arg(long, env = "KMESH_SE_WAYPOINT_ENVOY", value_name = "PATH")]
     pub waypoint_envoy: Option<PathBuf>,
 
+    /// Follow the waypoints of the cluster that the controller tells of in this namespace: that of `kmesh-se controller --waypoints`.
+    /// Default: none, and bound services are led straight to their backends.
+    #[arg(long, env = "KMESH_SE_WAYPOINT_NAMESPACE", value_name = "NS", conflicts_with = "waypoint_envoy")]
+    pub waypoint_namespace: Option<String>,
+
     /// Where the waypoint listens: an address that every enrolled process can reach, one for each family at most. Default: the
     /// addresses of --dns-listen.
     #[arg(long, env = "KMESH_SE_WAYPOINT_LISTEN", value_name = "ADDR", value_delimiter = ',')]

@@ -147,6 +147,26 @@ pub(super) fn endpoints(known: Known<'_>, of: Of<'_>) -> Vec<Target> {
     targets.collect()
 }
 
+/// The same, with those of other services of ours in place of what leads there, once, as [`backends`] follows them.
+pub(super) fn followed(known: Known<'_>, of: Of<'_>) -> Vec<Target> {
+    let mut found = Vec::new();
+    for target in endpoints(known, of) {
+        match lead(known, of, &target) {
+            Lead::Straight(_) => found.push(target),
+            Lead::Refused(_) => {}
+            Lead::Service(next) => {
+                let inner = endpoints(known, next).into_iter();
+                let inner = inner.filter(|inner| matches!(lead(known, next, inner), Lead::Straight(_)));
+                found.extend(inner.map(|inner| {
+                    let weight = target.weight.saturating_mul(inner.weight);
+                    Target { weight, ..inner }
+                }));
+            }
+        }
+    }
+    found
+}
+
 /// The same with the addresses of names, but for names that lead to a service of ours.
 fn targets(known: Known<'_>, of: Of<'_>) -> Vec<Target> {
     let limit = if of.entry.resolution == Resolution::DnsRoundRobin { 1 } else { usize::MAX };

@@ -15,7 +15,7 @@ use super::{
     Backend, Condition, Known, PortPool, ServiceKey,
     backends::{self, Found, Of, Target},
 };
-use crate::model::{HostName, Protocol, Resolution, Transport, WaypointName};
+use crate::model::{HostName, Listener, Protocol, Resolution, Transport, WaypointName, WaypointProxies};
 
 /// What connections get while their waypoint cannot take them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,17 +27,42 @@ pub enum Unavailable {
     Refuse,
 }
 
-/// The waypoints of this node as they are now.
-#[derive(Clone, Debug)]
+/// The waypoints as a node knows them.
+#[derive(Clone, Debug, Default)]
 pub struct Waypoints {
     served: Served,
     unavailable: Unavailable,
+}
+
+/// Whether there are waypoints.
+#[derive(Clone, Debug, Default)]
+enum Served {
+    #[default]
+    Nowhere,
+    /// Somewhere, where all is well.
+    Assumed,
+    /// By one proxy on this node, whatever their names.
+    Here(Proxy),
+    /// By proxies of the cluster, of which the snapshot tells.
+    InCluster(Commitments),
+}
+
+/// The proxy of this node.
+#[derive(Clone, Debug)]
+struct Proxy {
+    addresses: Vec<IpAddr>,
     ports: PortPool,
     /// The services whose listeners take connections; none while the proxy is away.
     ready: BTreeSet<ServiceKey>,
     /// Why the listeners of others are not there.
     rejected: BTreeMap<ServiceKey, String>,
 }
+
+/// Whether the connections of each bound service are led to its waypoint, or wait for it. Until then they go on past it, as they did
+/// before the service was bound.
+type Commitments = BTreeMap<HostName, BTreeMap<ServiceKey, bool>>;
+
+static NO_PORTS: PortPool = PortPool::EMPTY;
 
 /// No waypoint is served.
 pub static NO_WAYPOINTS: Waypoints = Waypoints::of(Served::Nowhere);
@@ -46,72 +71,109 @@ pub static ASSUMED_WAYPOINTS: Waypoints = Waypoints::of(Served::Assumed);
 
 impl Waypoints {
     const fn of(served: Served) -> Self {
-        Self {
-            served,
-            unavailable: Unavailable::Refuse,
-            ports: PortPool::EMPTY,
-            ready: BTreeSet::new(),
-            rejected: BTreeMap::new(),
+        Self { served, unavailable: Unavailable::Refuse }
+    }
+
+    /// Those of this node, whose listeners are at `addresses`, of which none is there yet.
+    #[must_use]
+    pub fn at(addresses: Vec<IpAddr>, ports: PortPool, unavailable: Unavailable) -> Self {
+        let (ready, rejected) = (BTreeSet::new(), BTreeMap::new());
+        Self { served: Served::Here(Proxy { addresses, ports, ready, rejected }), unavailable }
+    }
+
+    /// Those of the cluster, as the snapshot has them.
+    #[must_use]
+    pub fn in_cluster(unavailable: Unavailable) -> Self {
+        Self { served: Served::InCluster(Commitments::new()), unavailable }
+    }
+
+    /// Whether what waypoints are to know is of interest.
+    #[must_use]
+    pub fn are_served(&self) -> bool {
+        matches!(self.served, Served::Here(_) | Served::InCluster(_))
+    }
+
+    /// The ports of services at the proxy of this node.
+    #[must_use]
+    pub fn ports(&self) -> &PortPool {
+        match &self.served {
+            Served::Here(proxy) => &proxy.ports,
+            _ => &NO_PORTS,
         }
     }
 
-    /// Those whose listeners are at `addresses`, of which none is there yet.
-    #[must_use]
-    pub fn at(addresses: Vec<IpAddr>, ports: PortPool, unavailable: Unavailable) -> Self {
-        Self { ports, unavailable, ..Self::of(Served::At(addresses)) }
+    /// The ports of services at the proxy of this node, if there is one, to change.
+    pub fn ports_mut(&mut self) -> Option<&mut PortPool> {
+        match &mut self.served {
+            Served::Here(proxy) => Some(&mut proxy.ports),
+            _ => None,
+        }
     }
 
-    /// Whether waypoints are served on this node.
-    #[must_use]
-    pub fn are_served(&self) -> bool {
-        matches!(self.served, Served::At(_))
-    }
-
-    /// The ports of services.
-    #[must_use]
-    pub fn ports(&self) -> &PortPool {
-        &self.ports
-    }
-
-    /// The ports of services, to change.
-    pub fn ports_mut(&mut self) -> &mut PortPool {
-        &mut self.ports
-    }
-
-    /// Whether the listener of `service` takes connections.
+    /// Whether the proxy of this node listens for `service`.
     #[must_use]
     pub fn is_ready(&self, service: &ServiceKey) -> bool {
-        self.ready.contains(service)
+        matches!(&self.served, Served::Here(proxy) if proxy.ready.contains(service))
     }
 
-    /// Takes in which listeners take connections, and why others do not come. Returns the hosts for which that is new.
+    /// Takes in which listeners of this node take connections, and why others do not come. Returns the hosts for which that is
+    /// new.
     pub fn set_listeners(
         &mut self,
         ready: BTreeSet<ServiceKey>,
         rejected: BTreeMap<ServiceKey, String>,
     ) -> BTreeSet<HostName> {
+        let Served::Here(proxy) = &mut self.served else { return BTreeSet::new() };
         let mut touched: BTreeSet<_> =
-            self.ready.symmetric_difference(&ready).map(|s| s.host.clone()).collect();
-        touched.extend(self.rejected.keys().chain(rejected.keys()).map(|service| service.host.clone()));
-        self.ready = ready;
-        self.rejected = rejected;
+            proxy.ready.symmetric_difference(&ready).map(|s| s.host.clone()).collect();
+        touched.extend(proxy.rejected.keys().chain(rejected.keys()).map(|service| service.host.clone()));
+        proxy.ready = ready;
+        proxy.rejected = rejected;
         touched
+    }
+
+    /// Notes the services of `host` that are bound to a waypoint of the cluster: whether connections are led to it from now on, or
+    /// wait for it. What was committed stays so. Says whether something changed.
+    pub fn commit(&mut self, host: &HostName, bound: BTreeMap<ServiceKey, bool>) -> bool {
+        let Served::InCluster(commitments) = &mut self.served else { return false };
+        let before = commitments.get(host);
+        let is_committed = |service: &ServiceKey| before.and_then(|b| b.get(service)) == Some(&true);
+        let now: BTreeMap<_, _> = bound
+            .into_iter()
+            .map(|(service, is_now)| {
+                let is_committed = is_now || is_committed(&service);
+                (service, is_committed)
+            })
+            .collect();
+        let has_changed = before.map_or(!now.is_empty(), |before| *before != now);
+        match now.is_empty() {
+            true => drop(commitments.remove(host)),
+            false => drop(commitments.insert(host.clone(), now)),
+        }
+        has_changed
+    }
+
+    /// Whether `service` was noted as bound to a waypoint of the cluster.
+    #[must_use]
+    pub fn knows(&self, service: &ServiceKey) -> bool {
+        matches!(&self.served, Served::InCluster(all) if all.get(&service.host).is_some_and(|of| of.contains_key(service)))
+    }
+
+    /// Whether waypoints are proxies of the cluster.
+    #[must_use]
+    pub fn are_in_cluster(&self) -> bool {
+        matches!(self.served, Served::InCluster(_))
     }
 }
 
-/// Whether there are waypoints.
-#[derive(Clone, Debug)]
-enum Served {
-    Nowhere,
-    /// Somewhere, where all is well.
-    Assumed,
-    /// With listeners at these addresses.
-    At(Vec<IpAddr>),
-}
-
-impl Default for Waypoints {
-    fn default() -> Self {
-        Self::of(Served::Nowhere)
+/// The addresses of the proxies that serve `waypoint` now; none where there is none, or where all are well by assumption.
+pub(super) fn replicas<'a>(known: Known<'a>, waypoint: &WaypointName) -> &'a [IpAddr] {
+    match &known.waypoints.served {
+        Served::Nowhere | Served::Assumed => &[],
+        Served::Here(proxy) => &proxy.addresses,
+        Served::InCluster(_) => {
+            known.snapshot.waypoint(waypoint).map_or(&[], |proxies| proxies.replicas.as_slice())
+        }
     }
 }
 
@@ -177,6 +239,10 @@ pub(super) enum Why {
     Unfit(&'static str),
     /// No waypoint is served on this node.
     NotServed,
+    /// The cluster has no waypoint of this name.
+    NoSuch,
+    /// The waypoint has no replica that takes connections.
+    NoReplica,
     /// All ports for listeners are taken.
     NoPort,
     /// The listener is not there yet, or not any more.
@@ -206,35 +272,61 @@ pub(super) fn way<'a>(known: Known<'a>, of: Of<'a>) -> Way<'a> {
         None => return Way::Unbound,
         Some(binding) => binding,
     };
-    let waypoints = known.waypoints;
     if let Some(why) = unfit {
         return Way::Past(waypoint, Why::Unfit(why));
     }
-    match waypoints.served {
+    let service = of.key();
+    let is_refused = known.waypoints.unavailable == Unavailable::Refuse;
+    let (found, is_committed) = match &known.waypoints.served {
         Served::Nowhere => return Way::Past(waypoint, Why::NotServed),
         Served::Assumed => return Way::Through(waypoint, 0),
-        Served::At(_) => {}
-    }
-    let service = of.key();
-    let assignment = waypoints.ports.get(&service);
-    if let Some(assignment) = assignment.filter(|_| waypoints.is_ready(&service)) {
-        return Way::Through(waypoint, assignment.port);
-    }
-    let why = match (assignment, waypoints.rejected.get(&service)) {
-        (None, _) => Why::NoPort,
-        (Some(_), Some(message)) => Why::Rejected(message.clone()),
-        (Some(_), None) => Why::NotReady,
+        Served::Here(proxy) => {
+            let assignment = proxy.ports.get(&service);
+            (proxy.listener(&service), assignment.is_none_or(|assignment| assignment.is_committed))
+        }
+        Served::InCluster(commitments) => {
+            let Some(proxies) = known.snapshot.waypoint(waypoint) else {
+                return Way::Past(waypoint, Why::NoSuch);
+            };
+            let committed = commitments.get(&service.host).and_then(|of_host| of_host.get(&service));
+            (in_cluster(proxies, &service), committed.is_none_or(|is_committed| *is_committed))
+        }
     };
-    let waits = waypoints.unavailable == Unavailable::Refuse
-        && assignment.is_none_or(|assignment| assignment.is_committed);
-    if waits { Way::Waits(waypoint, why) } else { Way::Past(waypoint, why) }
+    match found {
+        Ok(port) => Way::Through(waypoint, port),
+        Err(why) if is_refused && is_committed => Way::Waits(waypoint, why),
+        Err(why) => Way::Past(waypoint, why),
+    }
+}
+
+impl Proxy {
+    /// The port of the listener for `service`, or why it cannot be used.
+    fn listener(&self, service: &ServiceKey) -> Result<u16, Why> {
+        match (self.ports.get(service), self.rejected.get(service)) {
+            (None, _) => Err(Why::NoPort),
+            (Some(assignment), _) if self.ready.contains(service) => Ok(assignment.port),
+            (Some(_), Some(message)) => Err(Why::Rejected(message.clone())),
+            (Some(_), None) => Err(Why::NotReady),
+        }
+    }
+}
+
+/// The port of the listener for `service` at a waypoint of the cluster, or why it cannot be used.
+fn in_cluster(proxies: &WaypointProxies, service: &ServiceKey) -> Result<u16, Why> {
+    match proxies.listener(&service.host, &service.entry, service.port) {
+        _ if proxies.replicas.is_empty() => Err(Why::NoReplica),
+        None => Err(Why::NotReady),
+        Some(listener) if listener.ready => Ok(listener.listener),
+        Some(Listener { rejected: Some(message), .. }) => Err(Why::Rejected(message.clone())),
+        Some(_) => Err(Why::NotReady),
+    }
 }
 
 /// What the kernel is to lead connections to, of a port whose own backends are `direct`.
 pub(super) fn dialled(known: Known<'_>, way: &Way<'_>, direct: Vec<Backend>) -> Vec<Backend> {
-    match (way, &known.waypoints.served) {
-        (Way::Waits(..), _) => Vec::new(),
-        (Way::Through(waypoint, port), Served::At(addresses)) => {
+    match way {
+        Way::Waits(..) => Vec::new(),
+        Way::Through(waypoint, port) if known.waypoints.are_served() => {
             let source: Arc<str> = format!("waypoint {waypoint}").into();
             let listener = |address: &IpAddr| Backend {
                 address: *address,
@@ -242,30 +334,33 @@ pub(super) fn dialled(known: Known<'_>, way: &Way<'_>, direct: Vec<Backend>) -> 
                 weight: 1,
                 source: source.clone(),
             };
-            addresses.iter().map(listener).collect()
+            replicas(known, waypoint).iter().map(listener).collect()
         }
         _ => direct,
     }
 }
 
 /// What a waypoint is to know of a port that is bound to it, if one is served; `found` is what its endpoints come to. Names
-/// are for the waypoint to resolve, unless one leads to a service of ours, which it would not know, or they differ in how far
-/// they are.
+/// are for the waypoint to resolve. A proxy of this node is told addresses instead where names lead to a service of ours, which it
+/// would not know, or differ in how far they are; one of the cluster is told the endpoints of that service.
 pub(super) fn bound(known: Known<'_>, of: Of<'_>, found: &Found) -> Option<Bound> {
     let (waypoint, None) = binding(known, of)? else { return None };
     if !known.waypoints.are_served() {
         return None;
     }
-    let written = backends::endpoints(known, of);
-    let is_plain = !found.is_followed && written.windows(2).all(|pair| pair[0].distance == pair[1].distance);
+    let is_ours = known.waypoints.are_in_cluster();
+    let written = if is_ours { backends::followed(known, of) } else { backends::endpoints(known, of) };
+    let is_plain =
+        is_ours || !found.is_followed && written.windows(2).all(|pair| pair[0].distance == pair[1].distance);
     let upstream = if is_plain && written.iter().any(|target| target.name.is_some()) {
         let mut endpoints: BTreeMap<(Arc<str>, u16), u32> = BTreeMap::new();
         for Target { source, port, weight, .. } in written {
             let sum = endpoints.entry((source, port)).or_default();
             *sum = sum.saturating_add(weight);
         }
+        let only_first = of.entry.resolution == Resolution::DnsRoundRobin && endpoints.len() == 1;
         let endpoints = endpoints.into_iter().map(|((name, port), weight)| (name, port, weight)).collect();
-        Upstream::Names { endpoints, only_first: of.entry.resolution == Resolution::DnsRoundRobin }
+        Upstream::Names { endpoints, only_first }
     } else {
         Upstream::Backends(found.backends.clone())
     };
@@ -298,6 +393,16 @@ impl Way<'_> {
                 "WaypointMissing",
                 format!("waypoint {waypoint} is not served on this node (--waypoint-envoy), so {what}"),
             ),
+            Why::NoSuch => (
+                2,
+                "WaypointMissing",
+                format!("there is no waypoint {waypoint} (make it by `kmesh-se waypoint apply`), so {what}"),
+            ),
+            Why::NoReplica => (
+                3,
+                "WaypointNotReady",
+                format!("no replica of waypoint {waypoint} takes connections; {what}"),
+            ),
             Why::NoPort => (
                 3,
                 "WaypointPortsExhausted",
@@ -319,10 +424,20 @@ impl Way<'_> {
 
 /// What people are told of the way of `service`, if it is bound to a waypoint.
 #[must_use]
-pub fn waypoint_condition(known: Known<'_>, service: &ServiceKey) -> Option<Condition> {
+pub fn waypoint_condition<'a>(known: Known<'a>, service: &'a ServiceKey) -> Option<Condition> {
+    condition(&[way_of(known, service)?])
+}
+
+/// Whether connections to `service` go through a waypoint.
+#[must_use]
+pub fn is_through(known: Known<'_>, service: &ServiceKey) -> bool {
+    way_of(known, service).is_some_and(|(_, way)| way.is_through())
+}
+
+fn way_of<'a>(known: Known<'a>, service: &'a ServiceKey) -> Option<(u16, Way<'a>)> {
     let entry = known.snapshot.entry(&service.entry)?;
     let port = entry.ports.iter().find(|port| port.number == service.port)?;
-    condition(&[(port.number, way(known, Of { entry, host: &service.host, port }))])
+    Some((port.number, way(known, Of { entry, host: &service.host, port })))
 }
 
 /// What people are told of the ways of an entry's ports, of the worst first.

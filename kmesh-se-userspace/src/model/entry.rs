@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{HostName, Locality, Namespace, ObjectRef, WaypointLabel};
+use super::{HostName, Locality, Namespace, ObjectRef, WaypointLabel, WaypointProxies};
 
 /// A validated ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -130,6 +130,8 @@ pub enum Accepted {
     Node(Arc<Node>),
     /// A Namespace.
     Namespace(Arc<KubeNamespace>),
+    /// A waypoint of the cluster.
+    Waypoint(Arc<WaypointProxies>),
 }
 
 /// One port of a service.

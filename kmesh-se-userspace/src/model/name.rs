@@ -101,6 +101,8 @@ pub enum Kind {
     Node,
     /// Kubernetes' Namespace.
     Namespace,
+    /// Kubernetes' ConfigMap, one by which the controller tells of a waypoint.
+    ConfigMap,
 }
 
 impl fmt::Display for Kind {
@@ -112,6 +114,7 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::Node => "Node",
             Self::Namespace => "Namespace",
+            Self::ConfigMap => "ConfigMap",
         })
     }
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use super::{
-    ClusterObject, Kind, KubeService, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_HOSTS, MAX_PORTS, Namespace,
-    ObjectRef, Pod,
+    ClusterObject, ConfigMap, Kind, KubeService, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_HOSTS, MAX_PORTS,
+    Namespace, ObjectRef, Pod,
 };
 
 /// The API group of ServiceEntry and WorkloadEntry.
@@ -34,6 +34,8 @@ pub enum Object {
     Node(Box<ClusterObject>),
     /// A Namespace.
     Namespace(Box<ClusterObject>),
+    /// A ConfigMap by which the controller tells of a waypoint. No file holds one.
+    ConfigMap(Box<ConfigMap>),
 }
 
 impl Object {
@@ -47,6 +49,7 @@ impl Object {
             Self::Service(service) => service.metadata.object_ref(Kind::Service),
             Self::Node(node) => node.object_ref(Kind::Node),
             Self::Namespace(namespace) => namespace.object_ref(Kind::Namespace),
+            Self::ConfigMap(map) => map.metadata.object_ref(Kind::ConfigMap),
         }
     }
 
@@ -59,6 +62,7 @@ impl Object {
             Self::Pod(pod) => &pod.metadata,
             Self::Service(service) => &service.metadata,
             Self::Node(object) | Self::Namespace(object) => &object.metadata,
+            Self::ConfigMap(map) => &map.metadata,
         }
     }
 }

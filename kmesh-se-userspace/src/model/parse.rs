@@ -332,6 +332,7 @@ fn read_known(
         Kind::Service => typed(value).map(|(o, _)| (Object::Service(Box::new(o)), Vec::new())),
         Kind::Node => typed(value).map(|(o, _)| (Object::Node(Box::new(o)), Vec::new())),
         Kind::Namespace => typed(value).map(|(o, _)| (Object::Namespace(Box::new(o)), Vec::new())),
+        Kind::ConfigMap => typed(value).map(|(o, _)| (Object::ConfigMap(Box::new(o)), Vec::new())),
     }
 }
 

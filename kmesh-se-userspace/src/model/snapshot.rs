@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::{
     Accepted, ClusterHost, Endpoint, Entry, ExportTo, HostName, Kind, KubeNamespace, Locality, Namespace,
-    Node, ObjectRef, Place, WaypointLabel, WaypointName, Workload,
+    Node, ObjectRef, Place, WaypointLabel, WaypointName, WaypointProxies, Workload,
 };
 
 /// The accepted objects. Values are shared and immutable; a change is a new value and a new revision.
@@ -31,6 +31,8 @@ pub struct Snapshot {
     by_host: BTreeMap<HostName, Named>,
     /// The entries with a selector that can select something.
     selecting: BTreeSet<ObjectRef>,
+    /// The waypoints of the cluster.
+    waypoints: BTreeMap<WaypointName, Arc<WaypointProxies>>,
     /// Address -> the entries that write it or have it in their status.
     written: BTreeMap<IpNet, BTreeSet<ObjectRef>>,
 }
@@ -90,6 +92,7 @@ impl Snapshot {
             Accepted::Service(service) => self.apply_service(service),
             Accepted::Node(node) => self.apply_node(node),
             Accepted::Namespace(namespace) => self.apply_namespace(namespace),
+            Accepted::Waypoint(proxies) => self.apply_waypoint(proxies),
         }
     }
 
@@ -158,6 +161,20 @@ impl Snapshot {
         self.hosts_of_namespace(&name)
     }
 
+    fn apply_waypoint(&mut self, proxies: Arc<WaypointProxies>) -> BTreeSet<HostName> {
+        let before = self.waypoints.get(&proxies.waypoint);
+        if before == Some(&proxies) {
+            return BTreeSet::new();
+        }
+        let mut touched = proxies.touched(before.map(Arc::as_ref));
+        if before.is_none() {
+            touched.extend(self.hosts_bound_to(&proxies.waypoint));
+        }
+        self.revision += 1;
+        self.waypoints.insert(proxies.waypoint.clone(), proxies);
+        touched
+    }
+
     /// Removes an object; returns the hosts that the change touches, none if it was not there.
     pub fn remove(&mut self, object: &ObjectRef) -> BTreeSet<HostName> {
         let revision = self.revision + 1;
@@ -176,6 +193,13 @@ impl Snapshot {
             Kind::Node => self.nodes.remove(&object.name).map(|_| self.hosts_near(&object.name)),
             Kind::Namespace => {
                 self.namespaces.remove(&object.name).map(|_| self.hosts_of_namespace(&object.name))
+            }
+            Kind::ConfigMap => {
+                let found = self.waypoints.values().find(|proxies| proxies.object == *object);
+                found.map(|proxies| proxies.waypoint.clone()).map(|waypoint| {
+                    self.waypoints.remove(&waypoint);
+                    self.hosts_bound_to(&waypoint)
+                })
             }
         };
         if touched.is_some() {
@@ -284,6 +308,17 @@ impl Snapshot {
         }
     }
 
+    /// A waypoint of the cluster, if there is one of this name.
+    #[must_use]
+    pub fn waypoint(&self, name: &WaypointName) -> Option<&Arc<WaypointProxies>> {
+        self.waypoints.get(name)
+    }
+
+    /// All waypoints of the cluster, by name.
+    pub fn waypoints(&self) -> impl Iterator<Item = &Arc<WaypointProxies>> {
+        self.waypoints.values()
+    }
+
     /// The Service of the cluster that has `host` for its own, if clients of `namespace` (none: of every namespace) see
     /// it.
     #[must_use]
@@ -359,6 +394,11 @@ impl Snapshot {
         }
         let is_there = |workload: &&Arc<Workload>| workload.endpoints.iter().any(|e| *e.node == *name);
         self.workloads.values().filter(is_there).flat_map(|w| self.hosts_selecting(w)).collect()
+    }
+
+    fn hosts_bound_to(&self, waypoint: &WaypointName) -> BTreeSet<HostName> {
+        let bound = self.entries.values().filter(|entry| self.waypoint_of(entry) == Some(waypoint));
+        bound.flat_map(|entry| entry.hosts.clone()).collect()
     }
 
     fn hosts_of_namespace(&self, name: &str) -> BTreeSet<HostName> {

@@ -43,6 +43,7 @@ pub fn validate(raw: &Object) -> Judgement {
         Object::Service(raw) => cluster::service(raw).into_judgement(Accepted::Service),
         Object::Node(raw) => cluster::node(raw).into_judgement(Accepted::Node),
         Object::Namespace(raw) => cluster::namespace(raw).into_judgement(Accepted::Namespace),
+        Object::ConfigMap(raw) => cluster::waypoint(raw).into_judgement(Accepted::Waypoint),
     }
 }
 

@@ -9,6 +9,13 @@ use serde::Serialize;
 
 use super::Namespace;
 
+/// The class of the Gateways that are waypoints of ours.
+pub const WAYPOINT_CLASS: &str = "kmesh-se-waypoint";
+/// The label of a Gateway's Pods that names its class.
+pub const GATEWAY_CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
+/// The label of a Gateway's Pods that names it.
+pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
 /// A waypoint by its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct WaypointName {

@@ -91,7 +91,7 @@ impl Pods {
                     self.decide_namespace(&name);
                 }
             }
-            Object::ServiceEntry(_) | Object::WorkloadEntry(_) | Object::Service(_) | Object::Node(_) => {}
+            _ => {}
         }
     }
 
@@ -104,7 +104,7 @@ impl Pods {
                     self.decide_namespace(&object.name);
                 }
             }
-            Kind::ServiceEntry | Kind::WorkloadEntry | Kind::Service | Kind::Node => {}
+            _ => {}
         }
     }
 

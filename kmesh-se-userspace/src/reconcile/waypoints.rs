@@ -49,11 +49,11 @@ impl<M: Maps> Reconciler<M> {
 
     /// The services that are past their waypoint for long enough: their listeners are to go.
     pub fn take_left_listeners(&mut self, now: Timestamp) -> Vec<ServiceKey> {
-        self.waypoints.ports_mut().take_left(now)
+        self.waypoints.ports_mut().map(|ports| ports.take_left(now)).unwrap_or_default()
     }
 
-    /// Gives the bound services of `host`, as it was just built, a port and takes back those of others; says whether the host has to
-    /// be built again.
+    /// Gives the bound services of `host`, as it was just built, a port at the proxy of this node and takes back those of others, or
+    /// notes which of them wait for a waypoint of the cluster; says whether the host has to be built again.
     pub(super) fn update_assignments(
         &mut self,
         host: &HostName,
@@ -61,17 +61,26 @@ impl<M: Maps> Reconciler<M> {
         now: Timestamp,
         step: &mut Step,
     ) -> bool {
-        let mut has_changed = self.waypoints.ports_mut().release(
-            host,
-            |service| built.is_some_and(|built| built.bound.contains_key(service)),
-            now,
-        );
+        let bound = || built.into_iter().flat_map(|built| built.bound.keys());
+        if self.waypoints.are_in_cluster() {
+            let bound = built.into_iter().flat_map(|built| built.bound.iter());
+            let bound = bound.filter(|(_, bound)| self.snapshot.waypoint(&bound.waypoint).is_some());
+            let commitments = bound.map(|(service, _)| {
+                let is_new = || !self.waypoints.knows(service) && !self.was_led(service, built);
+                (service.clone(), desired::is_through(self.known(), service) || is_new())
+            });
+            let commitments = commitments.collect();
+            return self.waypoints.commit(host, commitments);
+        }
+        // Who was led past it goes on so until it is there; who is new waits for it.
+        let new: BTreeSet<_> = bound().filter(|service| !self.is_served(service, built)).collect();
+        let ready: BTreeSet<_> = bound().filter(|service| self.waypoints.is_ready(service)).collect();
         self.unassigned.remove(host);
-        step.must_save_ports |= has_changed;
-        for service in built.into_iter().flat_map(|built| built.bound.keys()) {
-            // Who was led past it goes on so until it is there; who is new waits for it.
-            let is_new = !self.is_served(service, built);
-            match self.waypoints.ports_mut().ensure(service, is_new, now) {
+        let Some(ports) = self.waypoints.ports_mut() else { return false };
+        let mut has_changed =
+            ports.release(host, |service| built.is_some_and(|built| built.bound.contains_key(service)), now);
+        for service in bound() {
+            match ports.ensure(service, new.contains(service), now) {
                 Ok(is_given) => has_changed |= is_given,
                 Err(error) => {
                     if self.unassigned.insert(host.clone()) {
@@ -79,8 +88,8 @@ impl<M: Maps> Reconciler<M> {
                     }
                 }
             }
-            if self.waypoints.is_ready(service) {
-                step.must_save_ports |= self.waypoints.ports_mut().commit(service);
+            if ready.contains(service) {
+                step.must_save_ports |= ports.commit(service);
             }
         }
         step.must_save_ports |= has_changed;
@@ -99,14 +108,23 @@ impl<M: Maps> Reconciler<M> {
         is_ours || (self.takes_over && is_there())
     }
 
+    /// The same, but with rows that lead somewhere, and once all waypoints are known: one that comes late is no news.
+    fn was_led(&self, service: &ServiceKey, built: Option<&HostDesired>) -> bool {
+        let leads = self.sink.actual().services.get(service).is_some_and(|backends| !backends.is_empty());
+        (self.report.synced || leads) && self.is_served(service, built)
+    }
+
     /// Once the source has told all, the hosts that kept a port from an earlier run but that no object names lose it.
     pub(super) fn release_unused_assignments(&mut self, now: Timestamp, step: &mut Step) {
         if !self.report.synced || std::mem::replace(&mut self.assignments_are_ours, true) {
             return;
         }
         let hosts = self.waypoints.ports().hosts().filter(|host| !self.snapshot.has_host(host));
-        for host in hosts.cloned().collect::<Vec<_>>() {
-            step.must_save_ports |= self.waypoints.ports_mut().release(&host, |_| false, now);
+        let hosts: Vec<_> = hosts.cloned().collect();
+        if let Some(ports) = self.waypoints.ports_mut() {
+            for host in hosts {
+                step.must_save_ports |= ports.release(&host, |_| false, now);
+            }
         }
     }
 }

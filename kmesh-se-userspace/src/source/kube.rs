@@ -17,6 +17,8 @@
 //! | core | `namespaces` | metadata: which are enrolled, and their traffic distribution |
 //! | core | `services` | names that are a Service's before they are an entry's; the address of the cluster's DNS |
 //! | core | `nodes` | metadata: localities; once at start the addresses of this node |
+//!
+//! Where waypoints are of interest, a Role in the namespace of the ConfigMaps that tell of them has the same for `configmaps`.
 
 mod discover;
 mod follow;
@@ -143,8 +145,15 @@ async fn named(path: &Path) -> Result<Config, KubeconfigError> {
 /// What of a cluster is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// All that the node of this name needs to know.
-    Node(String),
+    /// All that a node needs to know.
+    Node {
+        /// Its name.
+        name: String,
+        /// The namespace where the controller tells of waypoints, if those are of interest.
+        waypoints: Option<String>,
+    },
+    /// All that waypoints of the cluster are told, and what the controller told of them in this namespace.
+    Waypoints(String),
     /// ServiceEntries, with those of their field managers that wrote `status.addresses`; and Services.
     Entries,
 }
@@ -152,13 +161,25 @@ pub enum Interest {
 impl Interest {
     fn collections(&self) -> Vec<Collection> {
         match self {
-            Self::Node(node) => vec![
+            Self::Node { name, waypoints } => {
+                let mut all = vec![
+                    Collection::Namespaces,
+                    Collection::Nodes,
+                    Collection::Services,
+                    Collection::PodsOfNode(name.clone()),
+                    Collection::WorkloadEntries,
+                    Collection::ServiceEntries,
+                ];
+                all.extend(waypoints.clone().map(Collection::Waypoints));
+                all
+            }
+            Self::Waypoints(namespace) => vec![
                 Collection::Namespaces,
-                Collection::Nodes,
                 Collection::Services,
-                Collection::PodsOfNode(node.clone()),
                 Collection::WorkloadEntries,
                 Collection::ServiceEntries,
+                Collection::WaypointPods,
+                Collection::Waypoints(namespace.clone()),
             ],
             Self::Entries => vec![Collection::Services, Collection::ServiceEntries],
         }

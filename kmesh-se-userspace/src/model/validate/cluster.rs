@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use super::{Report, metadata};
 use crate::model::{
-    CLUSTER_DOMAIN, ClusterHost, ClusterObject, Endpoint, EndpointAddress, ExportTo, HostName, Kind,
-    KubeNamespace, KubeService, Locality, Namespace, Node, Pod, Reason, Verdict, Workload,
+    CLUSTER_DOMAIN, ClusterHost, ClusterObject, ConfigMap, Endpoint, EndpointAddress, ExportTo, HostName,
+    Kind, KubeNamespace, KubeService, Locality, Namespace, Node, Pod, Reason, Verdict, WaypointProxies,
+    Workload,
 };
 
 /// On a Service: who sees it, as `spec.exportTo` says for an entry.
@@ -112,6 +113,14 @@ pub(super) fn namespace(raw: &ClusterObject) -> Verdict<KubeNamespace> {
     let object = raw.object_ref(Kind::Namespace);
     let waypoint = metadata::waypoint(&raw.metadata.labels, &Namespace::new(&object.name), &mut report);
     report.into_verdict(KubeNamespace { object, traffic_distribution, waypoint }, |_, _| {})
+}
+
+/// What the controller tells of a waypoint.
+pub(super) fn waypoint(raw: &ConfigMap) -> Verdict<WaypointProxies> {
+    match WaypointProxies::read(raw.metadata.object_ref(Kind::ConfigMap), &raw.data) {
+        Ok(proxies) => Report::default().into_verdict(proxies, |_, _| {}),
+        Err(errors) => Verdict { accepted: None, errors, warnings: Vec::new() },
+    }
 }
 
 #[cfg(test)]

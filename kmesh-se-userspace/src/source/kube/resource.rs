@@ -9,7 +9,9 @@ use kube::{
     core::Request,
 };
 
-use crate::model::{GROUP, Kind, Namespace, VERSIONS};
+use crate::model::{
+    GATEWAY_CLASS_LABEL, GROUP, Kind, Namespace, VERSIONS, WAYPOINT_CLASS, WAYPOINT_LISTENERS_LABEL,
+};
 
 /// With more selectors than this in one namespace, all of its Pods are watched instead.
 const MAX_SELECTORS: usize = 8;
@@ -30,6 +32,10 @@ pub(super) enum Collection {
     PodsOfNode(String),
     /// The Pods that selectors may pick.
     Pods(Selection),
+    /// The ConfigMaps of this namespace by which the controller tells of waypoints.
+    Waypoints(String),
+    /// The Pods that are replicas of waypoints.
+    WaypointPods,
 }
 
 /// Some Pods.
@@ -50,7 +56,8 @@ impl Collection {
             Self::Services => Kind::Service,
             Self::ServiceEntries => Kind::ServiceEntry,
             Self::WorkloadEntries => Kind::WorkloadEntry,
-            Self::PodsOfNode(_) | Self::Pods(_) => Kind::Pod,
+            Self::PodsOfNode(_) | Self::Pods(_) | Self::WaypointPods => Kind::Pod,
+            Self::Waypoints(_) => Kind::ConfigMap,
         }
     }
 
@@ -62,7 +69,8 @@ impl Collection {
             Self::Services => "services",
             Self::ServiceEntries => "serviceentries",
             Self::WorkloadEntries => "workloadentries",
-            Self::PodsOfNode(_) | Self::Pods(_) => "pods",
+            Self::PodsOfNode(_) | Self::Pods(_) | Self::WaypointPods => "pods",
+            Self::Waypoints(_) => "configmaps",
         }
     }
 
@@ -92,6 +100,7 @@ impl Collection {
         let root = if self.group().is_empty() { "api" } else { "apis" };
         let within = match self {
             Self::Pods(Selection { namespace: Some(namespace), .. }) => format!("namespaces/{namespace}/"),
+            Self::Waypoints(namespace) => format!("namespaces/{namespace}/"),
             _ => String::new(),
         };
         Request::new(format!("/{root}/{api_version}/{within}{}", self.resource()))
@@ -115,7 +124,12 @@ impl Collection {
     }
 
     fn label_selector(&self) -> Option<String> {
-        let Self::Pods(Selection { labels, .. }) = self else { return None };
+        let labels = match self {
+            Self::Pods(Selection { labels, .. }) => labels,
+            Self::Waypoints(_) => return Some(WAYPOINT_LISTENERS_LABEL.to_owned()),
+            Self::WaypointPods => return Some(format!("{GATEWAY_CLASS_LABEL}={WAYPOINT_CLASS}")),
+            _ => return None,
+        };
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         (!labels.is_empty()).then(|| labels.join(","))
     }
@@ -126,6 +140,8 @@ impl fmt::Display for Collection {
         f.write_str(self.resource())?;
         match self {
             Self::PodsOfNode(node) => write!(f, " of node {node}"),
+            Self::Waypoints(namespace) => write!(f, " of waypoints in namespace {namespace}"),
+            Self::WaypointPods => f.write_str(" of waypoints"),
             Self::Pods(selection) => {
                 if let Some(namespace) = &selection.namespace {
                     write!(f, " of namespace {namespace}")?;

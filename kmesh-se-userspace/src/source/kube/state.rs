@@ -30,8 +30,10 @@ const GONE: u32 = 3;
 /// All collections and their objects.
 #[derive(Debug)]
 pub(super) struct State {
-    /// This node; none where Pods and Nodes do not matter.
+    /// This node; none for what is of no node.
     node: Option<ObjectRef>,
+    /// Whether the Pods that entries select matter.
+    follows_selectors: bool,
     next: u64,
     follows: BTreeMap<FollowerId, Follow>,
     objects: BTreeMap<ObjectRef, SmallVec<[Hold; 1]>>,
@@ -86,14 +88,16 @@ impl State {
     /// Nothing yet.
     pub(super) fn new(interest: &Interest) -> Self {
         let node = match interest {
-            Interest::Node(node) => {
+            Interest::Node { name, .. } => {
                 let (kind, namespace) = (Kind::Node, Namespace::new(""));
-                Some(ObjectRef { kind, namespace, name: node.as_str().into() })
+                Some(ObjectRef { kind, namespace, name: name.as_str().into() })
             }
-            Interest::Entries => None,
+            Interest::Waypoints(_) | Interest::Entries => None,
         };
+        let follows_selectors = *interest != Interest::Entries;
         Self {
             node,
+            follows_selectors,
             next: 0,
             follows: BTreeMap::new(),
             objects: BTreeMap::new(),
@@ -190,7 +194,7 @@ impl State {
             Some(selector) => self.selectors.insert(reference.clone(), selector),
             None => self.selectors.remove(reference),
         };
-        self.are_selectors_new |= before != selector && self.node.is_some();
+        self.are_selectors_new |= before != selector && self.follows_selectors;
     }
 
     /// Takes back the holds that `is_over` says; objects without one are gone.

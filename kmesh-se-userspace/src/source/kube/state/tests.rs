@@ -14,7 +14,7 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
-        let mut state = State::new(&Interest::Node("n1".to_owned()));
+        let mut state = State::new(&Interest::Node { name: "n1".to_owned(), waypoints: None });
         let nodes = state.follow(Collection::Nodes).0;
         let entries = state.follow(Collection::ServiceEntries).0;
         let own_pods = state.follow(Collection::PodsOfNode("n1".to_owned())).0;

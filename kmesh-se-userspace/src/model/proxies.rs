@@ -1,0 +1,157 @@
+//! What the controller says of a waypoint of the cluster: its replicas, and where each service is served there.
+//!
+//! In: a ConfigMap that the controller wrote, or what it is to write. Out: the other of both. Never: a port that is chosen here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{HostName, Issue, Kind, Metadata, Namespace, ObjectRef, Reason, WaypointName};
+
+/// The label of these ConfigMaps; its value says nothing.
+pub const WAYPOINT_LISTENERS_LABEL: &str = "kmesh-se.io/waypoint-listeners";
+/// The key in their data: the waypoint, as `namespace/name`.
+const WAYPOINT: &str = "waypoint";
+/// The addresses of its replicas that take connections, as a list in JSON.
+const REPLICAS: &str = "replicas";
+/// Its listeners, as a list in JSON, one in each line.
+const LISTENERS: &str = "listeners";
+/// The ports that nobody has, and that nobody may have before a time, as an object in JSON.
+const RESTING: &str = "resting";
+
+/// A ConfigMap as written.
+#[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
+#[serde(default, expecting = "an object")]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct ConfigMap {
+    pub metadata: Metadata,
+    pub data: BTreeMap<String, String>,
+}
+
+/// A waypoint of the cluster as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaypointProxies {
+    /// The ConfigMap.
+    pub object: ObjectRef,
+    /// The waypoint.
+    pub waypoint: WaypointName,
+    /// The addresses of the replicas that have every listener which is ready; sorted.
+    pub replicas: Vec<IpAddr>,
+    /// The listeners of each host, by entry and port.
+    pub listeners: BTreeMap<HostName, Vec<Listener>>,
+    /// Ports that were released, each with the time before which nobody gets it.
+    pub resting: BTreeMap<u16, Timestamp>,
+}
+
+/// Where a waypoint serves one port of one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// The host.
+    pub host: String,
+    /// The namespace of the entry.
+    pub namespace: String,
+    /// Its name.
+    pub entry: String,
+    /// The port that clients dial.
+    pub port: u16,
+    /// The port of the waypoint that stands for it.
+    pub listener: u16,
+    /// Whether every replica has it.
+    pub ready: bool,
+    /// Why the waypoint refused it, in its own words; then its last good version serves, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
+}
+
+impl Listener {
+    /// The entry.
+    #[must_use]
+    pub fn object(&self) -> ObjectRef {
+        let (kind, namespace) = (Kind::ServiceEntry, Namespace::new(&self.namespace));
+        ObjectRef { kind, namespace, name: self.entry.as_str().into() }
+    }
+}
+
+impl WaypointProxies {
+    /// The listener of a port of `host`, if it has one.
+    #[must_use]
+    pub fn listener(&self, host: &HostName, entry: &ObjectRef, port: u16) -> Option<&Listener> {
+        self.listeners.get(host)?.iter().find(|listener| {
+            (listener.port, &*listener.entry, &*listener.namespace)
+                == (port, &*entry.name, entry.namespace.as_str())
+        })
+    }
+
+    /// The hosts whose connections may go another way than with `before`.
+    #[must_use]
+    pub fn touched<'a>(&'a self, before: Option<&'a Self>) -> BTreeSet<HostName> {
+        let hosts = |of: &'a Self| of.listeners.keys().cloned();
+        let Some(before) = before.filter(|before| before.replicas == self.replicas) else {
+            return hosts(self).chain(before.into_iter().flat_map(hosts)).collect();
+        };
+        let all = hosts(self).chain(hosts(before)).collect::<BTreeSet<_>>();
+        all.into_iter().filter(|host| self.listeners.get(host) != before.listeners.get(host)).collect()
+    }
+
+    /// As the data of a ConfigMap.
+    #[must_use]
+    pub fn data(&self) -> BTreeMap<String, String> {
+        let lines: Vec<_> = self.listeners.values().flatten().map(json).collect();
+        [
+            (WAYPOINT, self.waypoint.to_string()),
+            (REPLICAS, json(&self.replicas)),
+            (LISTENERS, format!("[{}]", lines.join(",\n"))),
+            (RESTING, json(&self.resting)),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+    }
+
+    /// Reads what [`Self::data`] wrote.
+    ///
+    /// # Errors
+    /// Every key that cannot be read.
+    pub fn read(object: ObjectRef, data: &BTreeMap<String, String>) -> Result<Self, Vec<Issue>> {
+        let mut issues = Vec::new();
+        let waypoint = data.get(WAYPOINT).and_then(|text| text.split_once('/'));
+        if waypoint.is_none() {
+            let message = "the waypoint that this is about is not named, as namespace/name";
+            issues.push(Issue::new(format!("data.{WAYPOINT}"), Reason::WrongType, message));
+        }
+        let replicas: Vec<IpAddr> = value(data, REPLICAS, &mut issues);
+        let listed: Vec<Listener> = value(data, LISTENERS, &mut issues);
+        let resting = value(data, RESTING, &mut issues);
+        let Some((namespace, name)) = waypoint.filter(|_| issues.is_empty()) else { return Err(issues) };
+        let waypoint = WaypointName { namespace: Namespace::new(namespace), name: name.into() };
+        let mut listeners: BTreeMap<_, Vec<Listener>> = BTreeMap::new();
+        for listener in listed {
+            listeners.entry(HostName::new(&listener.host)).or_default().push(listener);
+        }
+        Ok(Self { object, waypoint, replicas, listeners, resting })
+    }
+}
+
+/// Texts, numbers and lists of them are JSON without fail.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn value<T: for<'a> Deserialize<'a> + Default>(
+    data: &BTreeMap<String, String>,
+    key: &str,
+    issues: &mut Vec<Issue>,
+) -> T {
+    let Some(text) = data.get(key) else { return T::default() };
+    serde_json::from_str(text).unwrap_or_else(|error| {
+        let message = format!("it is not as the controller writes it: {error}");
+        issues.push(Issue::new(format!("data.{key}"), Reason::WrongType, message));
+        T::default()
+    })
+}
