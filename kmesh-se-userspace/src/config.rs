@@ -4,6 +4,7 @@
 //! is not in the help text.
 
 mod controller;
+mod gateways;
 mod pods;
 mod values;
 mod waypoint;
@@ -18,6 +19,7 @@ use kmesh_se_common::limits as l;
 
 pub use self::{
     controller::{Allocates, ControllerArgs},
+    gateways::GatewayArgs,
     pods::PodArgs,
     values::{EnrolArg, ResolverArg, Source},
     waypoint::{UnavailableArg, WaypointArgs, WaypointListenError},

@@ -9,6 +9,7 @@ mod allocation;
 mod conditions;
 mod election;
 mod events;
+mod gateways;
 mod known;
 mod metrics;
 mod nodes;
@@ -24,6 +25,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use kube::{
     Client,
@@ -106,6 +108,12 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
+    if args.gateways.waypoints {
+        let settings = gateways::Settings::of(&args.gateways, &namespace);
+        let (waypoints_out, _waypoints) = watch::channel(None);
+        let run = gateways::run(client.clone(), settings, terms.clone(), waypoints_out);
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(run).map(drop));
+    }
     let (nodes_out, nodes) = mpsc::channel(QUEUE);
     // It ends with its receiver.
     tokio::spawn(nodes::follow(client.clone(), namespace.clone(), nodes_out));

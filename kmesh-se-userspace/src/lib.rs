@@ -3,7 +3,7 @@
 //! The rooms, in the order in which a ServiceEntry passes through them:
 //! [`source`] raw input -> events, [`model`] meaning, [`resolve`] names -> addresses with expiry, [`desired`] what the
 //! maps and the DNS server should hold, [`diff`] what to change, [`sink`] the only writer of maps, [`dns`] answers to
-//! the clients' queries. [`reconcile`] joins them, [`agent`] runs them on a node; [`controller`] gives a cluster's hosts their addresses, and has [`certificates`] of its own making; [`waypoint`] is what an Envoy is told over xDS; [`loader`] has the BPF programs, [`enrol`] the
+//! the clients' queries. [`reconcile`] joins them, [`agent`] runs them on a node; [`controller`] gives a cluster's hosts their addresses, and has [`certificates`] of its own making; [`waypoint`] is what an Envoy is told over xDS, [`gateway`] the objects that ask for waypoints; [`loader`] has the BPF programs, [`enrol`] the
 //! cgroups, [`pods`] says which of them are pods to handle, [`routes`] what refuses the rest, [`state`] what survives a restart, [`admin`], [`status`] and [`explain`] what people ask, [`health`] what supervisors ask, [`cli`] and
 //! [`config`] the command line.
 
@@ -18,6 +18,7 @@ pub mod diff;
 pub mod dns;
 pub mod enrol;
 pub mod explain;
+pub mod gateway;
 pub mod health;
 pub mod loader;
 pub mod model;

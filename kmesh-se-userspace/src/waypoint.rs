@@ -19,7 +19,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use bootstrap::Bootstrap;
+pub use bootstrap::{Bootstrap, CERTIFICATE_FILES, Server, secret_files};
 pub use resources::name as resource_name;
 pub use xds::{Changes, NodeInfo, Sent, ServeError, Standing, Xds};
 

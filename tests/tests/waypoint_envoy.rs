@@ -17,7 +17,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use kmesh_se::desired::ServiceKey;
 use kmesh_se::model::{HostName, Kind, Namespace, ObjectRef, Protocol};
-use kmesh_se::waypoint::{Bootstrap, Discovery, Endpoint, EndpointHost, NodeInfo, Service, Settings, Xds};
+use kmesh_se::waypoint::{
+    self, Bootstrap, Discovery, Endpoint, EndpointHost, NodeInfo, Service, Settings, Xds,
+};
 use tests::clean::Run;
 use tests::netns::Netns;
 use tests::poll;
@@ -80,8 +82,9 @@ impl Way {
         let bootstrap = Bootstrap {
             node: ID.to_owned(),
             cluster: "waypoints".to_owned(),
-            server: socket.clone(),
+            server: waypoint::Server::Socket(socket.clone()),
             admin: Some(folder.join("envoy.sock")),
+            status: None,
         };
         let envoy = Waypoint::start(&topology.node, &folder, &bootstrap.config(), Bootstrap::arguments)?;
         let mut way = Way { envoy, server: None, xds, runtime, socket, topology, run };

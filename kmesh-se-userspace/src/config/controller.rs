@@ -6,7 +6,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::{VipArgs, WebhookArgs};
+use super::{GatewayArgs, VipArgs, WebhookArgs};
 use crate::health::HealthAddr;
 
 /// Flags of `kmesh-se controller`.
@@ -50,6 +50,10 @@ pub struct ControllerArgs {
     /// The webhook.
     #[command(flatten)]
     pub webhook: WebhookArgs,
+
+    /// Waypoints.
+    #[command(flatten)]
+    pub gateways: GatewayArgs,
 }
 
 /// When the controller allocates addresses.

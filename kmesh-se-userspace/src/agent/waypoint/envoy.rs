@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     poll::{self, Owning},
     sys,
-    waypoint::Bootstrap,
+    waypoint::{Bootstrap, Server},
 };
 
 /// What one Envoy is called towards the server.
@@ -108,8 +108,9 @@ impl Launch {
         let bootstrap = Bootstrap {
             node: NODE.to_owned(),
             cluster: NODE.to_owned(),
-            server: self.place.server(),
+            server: Server::Socket(self.place.server()),
             admin: Some(self.place.page()),
+            status: None,
         };
         bootstrap.config().to_string()
     }
