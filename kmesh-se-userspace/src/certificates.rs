@@ -12,7 +12,7 @@ mod keyring;
 mod tests;
 
 pub use self::{
-    authority::{Authority, Issued},
+    authority::{Authority, Issued, client_uri},
     keyring::{Keyring, Policy},
 };
 

@@ -119,7 +119,7 @@ macro_rules! commands {
         #[derive(Debug, Subcommand)]
         #[expect(missing_docs, reason = "each has its documentation at its arguments")]
         pub enum Command {
-            $($name($module::Args),)+
+            $($name(Box<$module::Args>),)+
         }
 
         impl Command {
@@ -129,7 +129,7 @@ macro_rules! commands {
             /// When it could not find its answer; print the whole chain and exit with [`EXIT_ERROR`].
             pub fn run(self, output: &mut Output) -> anyhow::Result<Answer> {
                 match self {
-                    $(Self::$name(args) => $module::run(args, output),)+
+                    $(Self::$name(args) => $module::run(*args, output),)+
                 }
             }
         }

@@ -8,6 +8,7 @@ mod gateways;
 mod pods;
 mod values;
 mod waypoint;
+mod waypoint_server;
 mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -23,6 +24,7 @@ pub use self::{
     pods::PodArgs,
     values::{EnrolArg, ResolverArg, Source},
     waypoint::{UnavailableArg, WaypointArgs, WaypointListenError},
+    waypoint_server::WaypointServerArgs,
     webhook::WebhookArgs,
 };
 use crate::{

@@ -10,16 +10,20 @@ mod conditions;
 mod election;
 mod events;
 mod gateways;
+mod keyring;
 mod known;
 mod metrics;
 mod nodes;
 mod pace;
 mod patch;
 mod queue;
+mod waypoints;
 mod webhook;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -34,6 +38,7 @@ use kube::{
 };
 use serde_json::Value;
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
@@ -108,10 +113,19 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let (waypoints_out, waypoints) = mpsc::channel(QUEUE);
     if args.gateways.waypoints {
         let settings = gateways::Settings::of(&args.gateways, &namespace);
-        let (waypoints_out, _waypoints) = watch::channel(None);
-        let run = gateways::run(client.clone(), settings, terms.clone(), waypoints_out);
+        let (gateways_out, gateways) = watch::channel(None);
+        let run = gateways::run(client.clone(), settings, terms.clone(), gateways_out);
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(run).map(drop));
+        let (events_out, events) = mpsc::channel(QUEUE);
+        let interest = Interest::Waypoints(namespace.clone());
+        tasks.spawn(cluster::watch(client.clone(), interest, events_out, shutdown.clone()));
+        let keyring = waypoints::keyring(client.clone(), &args, &namespace, terms.clone());
+        let settings = waypoints::Settings::of(&args.waypoint_server, &namespace);
+        let links = (terms.clone(), gateways, events, waypoints_out);
+        let run = waypoints::run(client.clone(), settings, keyring, links);
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(run).map(drop));
     }
     let (nodes_out, nodes) = mpsc::channel(QUEUE);
@@ -121,7 +135,7 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
 
     let mut controller = Controller {
         client,
-        allocation: Allocation::new(args.vips.ranges()),
+        allocation: Allocation::new(args.vips.ranges()).serving_waypoints(args.gateways.waypoints),
         allocates: args.allocate,
         is_synced: false,
         begins_at: None,
@@ -137,7 +151,7 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         metrics,
     };
     let result = tokio::select! {
-        result = controller.run(events, nodes, terms) => result,
+        result = controller.run(events, (nodes, waypoints), terms) => result,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
@@ -199,7 +213,7 @@ impl Controller {
     async fn run(
         &mut self,
         mut events: mpsc::Receiver<Event>,
-        mut nodes: mpsc::Receiver<nodes::News>,
+        (mut nodes, mut waypoints): (mpsc::Receiver<nodes::News>, mpsc::Receiver<waypoints::Told>),
         mut terms: watch::Receiver<Term>,
     ) -> anyhow::Result<()> {
         let mut upkeep = interval(UPKEEP);
@@ -209,6 +223,7 @@ impl Controller {
             tokio::select! {
                 event = events.recv() => self.event(event.context("the source stopped")?),
                 Some(news) = nodes.recv() => self.allocation.hear(news),
+                Some((object, condition)) = waypoints.recv() => self.allocation.hear_waypoint(object, condition),
                 Some(written) = self.writes.join_next() => {
                     let (write, result) = written.context("a write failed")?;
                     self.written(write, result);
@@ -440,4 +455,17 @@ async fn send(client: &Client, write: &Write) -> Result<Object, Refusal> {
     let read = read_object(Kind::ServiceEntry, &write.api_version, value);
     read.map(|(object, _)| object)
         .map_err(|_| Refusal::Changed { message: "the answer is no ServiceEntry".to_owned() })
+}
+
+/// All addresses are those of one family where the machine has no other.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
 }

@@ -46,7 +46,8 @@ pub use range::AddressRange;
 pub use tables::{Address, AddressRule, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 pub use waypoint::{
-    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints, is_through, waypoint_condition,
+    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints, entry_waypoint_condition,
+    is_through, waypoint_condition,
 };
 pub use winner::service_that_wins;
 

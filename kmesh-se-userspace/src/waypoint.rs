@@ -10,6 +10,7 @@
 
 mod bootstrap;
 mod resources;
+mod service;
 mod xds;
 
 use std::{

@@ -45,8 +45,9 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
     if let Some(assets) = &options.assets {
         return start_again_with(assets.canonicalize()?, options);
     }
+    // What Pods run is made of what the other tests run.
+    setup::setup(Verbosity::Changes)?;
     if options.keep {
-        setup::setup(Verbosity::Changes)?;
         setup::cluster()?;
         return keep();
     }

@@ -28,13 +28,13 @@ use self::{
 use super::Agent;
 use crate::{
     config::AgentArgs,
-    desired::{Bound, ServiceKey, Upstream, Waypoints},
+    desired::{ServiceKey, Waypoints},
     enrol::Cgroup,
     explain::WaypointFacts,
     model::HostName,
     state::StateDir,
     status::{ConditionStatus, WaypointStatus},
-    waypoint::{Discovery, Endpoint, EndpointHost, Service, Settings, Xds},
+    waypoint::{Service, Settings, Xds},
 };
 
 /// A waypoint that is served here.
@@ -106,33 +106,6 @@ impl Waypoint {
         if changed.is_err() {
             std::future::pending::<()>().await;
         }
-    }
-
-    fn tell(&self, service: &ServiceKey, port: u16, bound: &Bound) {
-        let (discovery, endpoints) = match &bound.upstream {
-            Upstream::Backends(backends) => {
-                let endpoint = |b: &crate::desired::Backend| Endpoint {
-                    host: EndpointHost::Address(b.address),
-                    port: b.port,
-                    weight: b.weight,
-                };
-                (Discovery::Eds, backends.iter().map(endpoint).collect())
-            }
-            Upstream::Names { endpoints, only_first } => {
-                let endpoint = |(host, port, weight): &(std::sync::Arc<str>, u16, u32)| Endpoint {
-                    host: host
-                        .parse()
-                        .map_or_else(|_| EndpointHost::Name(HostName::new(host)), EndpointHost::Address),
-                    port: *port,
-                    weight: *weight,
-                };
-                let discovery = if *only_first { Discovery::LogicalDns } else { Discovery::StrictDns };
-                (discovery, endpoints.iter().map(endpoint).collect())
-            }
-        };
-        let listener_port = port;
-        self.xds
-            .set(service, Some(Service { listener_port, protocol: bound.protocol, discovery, endpoints }));
     }
 }
 
@@ -217,7 +190,7 @@ impl Agent {
         let Some(waypoint) = &mut self.waypoint else { return };
         for host in hosts {
             for (service, port, bound) in self.reconciler.listeners_of(host) {
-                waypoint.tell(service, port, bound);
+                waypoint.xds.set(service, Some(Service::of(port, bound)));
             }
         }
         if self.reconciler.report().synced && !std::mem::replace(&mut waypoint.is_synced, true) {

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData as _,
+    KeyUsagePurpose, PublicKeyData as _, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use time::OffsetDateTime;
@@ -56,6 +56,16 @@ impl Issued {
             both.map_err(|error| unreadable(error.to_string()))?
         };
         Ok(Self { der, key, not_before, not_after })
+    }
+
+    /// Reads one from PEM, the certificate and its key.
+    ///
+    /// # Errors
+    /// It is not one certificate, or the key is another one's: make it anew.
+    pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+        let name = "the certificate";
+        let one = read_all([name, "its key"], certificate, key)?.pop();
+        one.ok_or(CertificateError::Missing { name })
     }
 
     /// The certificate.
@@ -111,12 +121,14 @@ impl Issued {
     }
 
     /// As PEM.
-    pub(super) fn pem(&self) -> String {
+    #[must_use]
+    pub fn pem(&self) -> String {
         pem::encode(&pem::Pem::new("CERTIFICATE", self.der.as_ref()))
     }
 
     /// Its key as PEM.
-    pub(super) fn key_pem(&self) -> String {
+    #[must_use]
+    pub fn key_pem(&self) -> String {
         self.key.serialize_pem()
     }
 }
@@ -173,6 +185,24 @@ impl Authority {
         self.sign(&params)
     }
 
+    /// Signs a certificate for a client that is who `uri` says. It ends with the authority.
+    ///
+    /// # Errors
+    /// It has letters that are not ASCII.
+    pub fn sign_client(
+        &self,
+        uri: &str,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<Issued, CertificateError> {
+        let mut params = params(Vec::new(), now, (now + lifetime).min(self.0.not_after))?;
+        let uri = uri.try_into().map_err(|source| CertificateError::Make { source })?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(&params)
+    }
+
     fn sign(&self, params: &CertificateParams) -> Result<Issued, CertificateError> {
         let made = || {
             let own = KeyPair::try_from(self.0.key.serialized_der())?;
@@ -189,6 +219,17 @@ impl Authority {
     pub fn signed(&self, other: &Issued) -> bool {
         let (Ok(own), Ok(other)) = (parsed(&self.0.der), parsed(&other.der)) else { return false };
         other.issuer() == own.subject() && other.verify_signature(Some(own.public_key())).is_ok()
+    }
+}
+
+/// Who a client is by its certificate: the one URI that it says.
+#[must_use]
+pub fn client_uri(certificate: &CertificateDer<'_>) -> Option<String> {
+    let read = parsed(certificate).ok()?;
+    let names = read.subject_alternative_name().ok()??;
+    match names.value.general_names.as_slice() {
+        [GeneralName::URI(uri)] => Some((*uri).to_owned()),
+        _ => None,
     }
 }
 

@@ -68,10 +68,11 @@ impl Keyring {
         let (Some(serving), true) = (serving.pop(), serving.is_empty()) else {
             return unfit("it is one certificate");
         };
-        if !authorities.iter().any(|authority| authority.signed(&serving)) {
+        let read = Self { authorities, serving: Arc::new(serving) };
+        if !read.signed(&read.serving) {
             return unfit("none of the authorities signed it");
         }
-        Ok(Some(Self { authorities, serving: Arc::new(serving) }))
+        Ok(Some(read))
     }
 
     /// What is to be kept.
@@ -95,6 +96,34 @@ impl Keyring {
     #[must_use]
     pub fn bundle(&self) -> String {
         self.authorities.iter().map(|authority| authority.issued().pem()).collect()
+    }
+
+    /// The authorities that clients are to trust, and whose clients are.
+    pub fn authorities(&self) -> impl Iterator<Item = &Issued> {
+        self.authorities.iter().map(|authority| authority.issued())
+    }
+
+    /// Whether one of the authorities signed this one.
+    #[must_use]
+    pub fn signed(&self, other: &Issued) -> bool {
+        self.authorities.iter().any(|authority| authority.signed(other))
+    }
+
+    /// Signs a certificate for a client, by the authority that signed what servers show.
+    ///
+    /// # Errors
+    /// No certificate can be made.
+    pub fn sign_client(
+        &self,
+        uri: &str,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<Issued, CertificateError> {
+        let signed = |authority: &&Arc<Authority>| authority.signed(&self.serving);
+        // Some authority of a keyring signed what is shown.
+        let signer = self.authorities.iter().find(signed).or(self.authorities.first());
+        let signer = signer.ok_or(CertificateError::Missing { name: AUTHORITY[0] })?;
+        signer.sign_client(uri, now, lifetime)
     }
 
     /// What servers show.

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::{GatewayArgs, VipArgs, WebhookArgs};
+use super::{GatewayArgs, VipArgs, WaypointServerArgs, WebhookArgs};
 use crate::health::HealthAddr;
 
 /// Flags of `kmesh-se controller`.
@@ -54,6 +54,10 @@ pub struct ControllerArgs {
     /// Waypoints.
     #[command(flatten)]
     pub gateways: GatewayArgs,
+
+    /// What waypoints ask.
+    #[command(flatten)]
+    pub waypoint_server: WaypointServerArgs,
 }
 
 /// When the controller allocates addresses.

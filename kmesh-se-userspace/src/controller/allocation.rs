@@ -23,7 +23,7 @@ use super::{
     nodes::Nodes,
 };
 use crate::{
-    desired::{Age, VipPool, VipRanges, Vips, in_status, wants_vip},
+    desired::{Age, Condition, VipPool, VipRanges, Vips, in_status, wants_vip},
     model::{Entry, HostName, Kind, Namespace, Object, ObjectRef, ServiceEntry, Snapshot, validate},
 };
 
@@ -48,6 +48,9 @@ pub(super) struct Allocation {
     istios: BTreeSet<ObjectRef>,
     /// Why no addresses are allocated here, if they are not.
     left: Option<Left>,
+    /// Whether this program serves waypoints, and how entries go through those.
+    serves_waypoints: bool,
+    waypoints: BTreeMap<ObjectRef, Condition>,
     nodes: Nodes,
     knows_nodes: bool,
     /// Entries that some node may not have programmed, and when to look again at those that are waited for.
@@ -72,11 +75,30 @@ impl Allocation {
             changed: BTreeSet::new(),
             istios: BTreeSet::new(),
             left: None,
+            serves_waypoints: false,
+            waypoints: BTreeMap::new(),
             nodes: Nodes::default(),
             knows_nodes: false,
             unsettled: BTreeSet::new(),
             patience: BTreeSet::new(),
             clock: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// Entries are told how they go through waypoints, as [`Self::hear_waypoint`] says. To be called before the first event.
+    pub(super) fn serving_waypoints(mut self, serves: bool) -> Self {
+        self.serves_waypoints = serves;
+        self
+    }
+
+    /// An entry is to be told this of its waypoint, or nothing.
+    pub(super) fn hear_waypoint(&mut self, object: ObjectRef, condition: Option<Condition>) {
+        match condition {
+            Some(condition) => drop(self.waypoints.insert(object.clone(), condition)),
+            None => drop(self.waypoints.remove(&object)),
+        }
+        if self.known.contains_key(&object) {
+            self.changed.insert(object);
         }
     }
 

@@ -12,8 +12,18 @@ use crate::{
 };
 
 /// The types that this program writes, in the order in which people read them; whoever writes another, it is left alone.
-pub(super) const OWN: [&str; 7] =
-    ["Accepted", "Programmed", "Shadowed", "AddressPending", "AddressExhausted", "AddressConflict", "Warned"];
+pub(super) const OWN: [&str; 8] = [
+    "Accepted",
+    "Programmed",
+    WAYPOINT_BOUND,
+    "Shadowed",
+    "AddressPending",
+    "AddressExhausted",
+    "AddressConflict",
+    "Warned",
+];
+/// How it goes through a waypoint. Where this program serves none, it is Istio's.
+pub(super) const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 /// What the nodes made of an entry.
 pub(super) const PROGRAMMED: &str = "Programmed";
 /// A message holds no more bytes of what is listed than this.
@@ -39,6 +49,8 @@ pub(super) struct Facts<'a> {
     pub(super) conflicts: Vec<String>,
     /// What the nodes made of it, if that is to be said.
     pub(super) programmed: Option<Condition>,
+    /// How it goes through a waypoint, if it is bound to one.
+    pub(super) waypoint: Option<Condition>,
 }
 
 /// Why addresses are not allocated here.
@@ -79,8 +91,18 @@ pub(super) fn wanted(facts: &Facts<'_>) -> Vec<Condition> {
         .first()
         .map(|_| condition("AddressConflict", "True", "OlderEntryHasAddress", list(&facts.conflicts)));
     let programmed = facts.programmed.clone();
-    let all =
-        [Some(accepted), programmed, shadowed, pending, exhausted(facts), conflict, warned(facts.warnings)];
+    let waypoint = facts.waypoint.clone();
+    let exhausted = exhausted(facts);
+    let all = [
+        Some(accepted),
+        programmed,
+        waypoint,
+        shadowed,
+        pending,
+        exhausted,
+        conflict,
+        warned(facts.warnings),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -168,10 +190,10 @@ pub(super) fn number(value: &Value) -> Option<i64> {
 pub(super) fn are_as_wanted(
     had: &[model::Condition],
     wanted: &[Condition],
-    kept: Option<&str>,
+    kept: &[&str],
     generation: i64,
 ) -> bool {
-    let is_ours = |kind: &str| place(kind).is_some() && Some(kind) != kept;
+    let is_ours = |kind: &str| place(kind).is_some() && !kept.contains(&kind);
     let own = || had.iter().filter(|condition| is_ours(&condition.type_));
     own().count() == wanted.len()
         && wanted.iter().all(|wanted| own().any(|had| says(had, wanted, generation)))
@@ -265,14 +287,14 @@ mod tests {
         let had: model::Condition =
             serde_json::from_value(written(&[], &wanted, 1, at(100))).expect("a condition");
         let had = [had];
-        assert!(are_as_wanted(&had, std::slice::from_ref(&wanted), None, 1));
-        assert!(!are_as_wanted(&had, std::slice::from_ref(&wanted), None, 2));
+        assert!(are_as_wanted(&had, std::slice::from_ref(&wanted), &[], 1));
+        assert!(!are_as_wanted(&had, std::slice::from_ref(&wanted), &[], 2));
         let other = Condition { reason: "HostTooLong", ..wanted.clone() };
-        assert!(!are_as_wanted(&had, std::slice::from_ref(&other), None, 1));
+        assert!(!are_as_wanted(&had, std::slice::from_ref(&other), &[], 1));
         assert_eq!(written(&had, &other, 2, at(200))["lastTransitionTime"], "1970-01-01T00:01:40Z");
         let good = Condition { status: "True", ..wanted.clone() };
         assert_eq!(written(&had, &good, 2, at(200))["lastTransitionTime"], "1970-01-01T00:03:20Z");
         let dropped = [model::Condition { observed_generation: Value::Null, ..had[0].clone() }];
-        assert!(are_as_wanted(&dropped, &[wanted], None, 7));
+        assert!(are_as_wanted(&dropped, &[wanted], &[], 7));
     }
 }

@@ -23,7 +23,10 @@ use tokio::{
 };
 
 use self::deploy::Deployer;
-pub(super) use self::known::Known;
+pub(super) use self::{
+    known::{GatewayFacts, Known},
+    objects::XDS_FOLDER,
+};
 use super::election::Term;
 use crate::config::GatewayArgs;
 

@@ -37,7 +37,7 @@ pub(super) struct New<'a> {
     /// All conditions that are ours, in their order.
     pub(super) conditions: Option<&'a [Value]>,
     /// The type of one that is not to be touched.
-    pub(super) kept: Option<&'a str>,
+    pub(super) kept: &'a [&'a str],
 }
 
 /// Has the status be as `new` says, if it is as `old` says.
@@ -165,7 +165,7 @@ mod tests {
         let new = New {
             addresses: Some(std::slice::from_ref(&one)),
             conditions: Some(std::slice::from_ref(&condition)),
-            kept: None,
+            kept: &[],
         };
         let patch = serde_json::to_value(set(old, new, Test::Values)).expect("JSON");
         assert_eq!(patch.as_array().map(Vec::len), Some(3));

@@ -10,16 +10,11 @@ mod keeper;
 mod review;
 mod server;
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kube::Client;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::counts::Counts;
@@ -27,7 +22,7 @@ use self::{
     keeper::Keeper,
     server::{Server, Shown},
 };
-use super::election::Term;
+use super::{bind, election::Term, keyring::KeptKeyring};
 use crate::{certificates::Policy, config::WebhookArgs};
 
 /// For how long it is served after the controller was asked to end: others learn a moment later that it does.
@@ -53,7 +48,7 @@ impl Webhook {
         terms: watch::Receiver<Term>,
         counts: Arc<Counts>,
     ) -> anyhow::Result<Self> {
-        let listener = listen(address).await;
+        let listener = bind(address).await;
         let listener = listener
             .with_context(|| format!("cannot serve the webhook on {address}: choose another --webhook"))?;
         counts.start();
@@ -64,8 +59,9 @@ impl Webhook {
             hosts => hosts.clone(),
         };
         let policy = Policy { hosts, lifetime: Duration::from_secs(args.webhook_lifetime.into()) };
-        let names = (args.webhook_secret.clone(), args.webhook_config.clone());
-        let keeper = Keeper::new(client, namespace, names, policy, (terms, shown, counts));
+        let secret = args.webhook_secret.clone();
+        let keyring = KeptKeyring::new(client.clone(), namespace, secret, policy, terms);
+        let keeper = Keeper::new(client, keyring, args.webhook_config.clone(), (shown, counts));
         let (keeping, serving) = (CancellationToken::new(), CancellationToken::new());
         let tasks =
             [tokio::spawn(keeper.run(keeping.clone())), tokio::spawn(server.run(listener, serving.clone()))];
@@ -82,18 +78,5 @@ impl Webhook {
                 tracing::error!(%error, "the webhook failed");
             }
         }
-    }
-}
-
-/// All addresses are those of one family where the machine has no other.
-async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Err(error)
-            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-                && error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
-        {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
-        }
-        bound => bound,
     }
 }

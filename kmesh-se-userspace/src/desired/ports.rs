@@ -114,6 +114,20 @@ impl PortPool {
         }
     }
 
+    /// Has a port that was released in an earlier life rest until `until`. To be called before others are given one.
+    pub fn restore_resting(&mut self, port: u16, until: Timestamp) {
+        if self.ports.take(port) {
+            self.resting.push_back((until, port));
+        }
+    }
+
+    /// The ports that nobody has and nobody may have yet, each with the time until then; also those whose listeners are on their
+    /// way out.
+    pub fn resting(&self) -> impl Iterator<Item = (u16, Timestamp)> {
+        let leaving = self.leaving.values().map(|(until, assignment)| (assignment.port, *until + QUARANTINE));
+        self.resting.iter().map(|(until, port)| (*port, *until)).chain(leaving)
+    }
+
     /// Gives `service` a port if it has none; a new one is committed or not. Says whether something changed.
     ///
     /// # Errors

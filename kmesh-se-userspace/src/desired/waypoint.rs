@@ -15,7 +15,9 @@ use super::{
     Backend, Condition, Known, PortPool, ServiceKey,
     backends::{self, Found, Of, Target},
 };
-use crate::model::{HostName, Listener, Protocol, Resolution, Transport, WaypointName, WaypointProxies};
+use crate::model::{
+    Entry, HostName, Listener, Protocol, Resolution, Transport, WaypointName, WaypointProxies,
+};
 
 /// What connections get while their waypoint cannot take them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -428,6 +430,14 @@ pub fn waypoint_condition<'a>(known: Known<'a>, service: &'a ServiceKey) -> Opti
     condition(&[way_of(known, service)?])
 }
 
+/// What people are told of the ways of all that an entry has.
+#[must_use]
+pub fn entry_waypoint_condition(known: Known<'_>, entry: &Entry) -> Option<Condition> {
+    let services = entry.hosts.iter().flat_map(|host| entry.ports.iter().map(move |port| (host, port)));
+    let ways = services.map(|(host, port)| (port.number, way(known, Of { entry, host, port })));
+    condition(&ways.collect::<Vec<_>>())
+}
+
 /// Whether connections to `service` go through a waypoint.
 #[must_use]
 pub fn is_through(known: Known<'_>, service: &ServiceKey) -> bool {
@@ -442,17 +452,20 @@ fn way_of<'a>(known: Known<'a>, service: &'a ServiceKey) -> Option<(u16, Way<'a>
 
 /// What people are told of the ways of an entry's ports, of the worst first.
 pub(super) fn condition(ways: &[(u16, Way<'_>)]) -> Option<Condition> {
-    let mut told: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    let mut told: BTreeMap<_, BTreeSet<u16>> = BTreeMap::new();
     for (port, way) in ways {
         if let Some(way) = way.told() {
-            told.entry(way).or_default().push(port.to_string());
+            told.entry(way).or_default().insert(*port);
         }
     }
     let ((worst, reason, _), _) = told.last_key_value()?;
     let is_one = told.len() == 1;
     let messages = told.iter().rev().map(|((.., message), ports)| match is_one {
         true => message.clone(),
-        false => format!("port {}: {message}", ports.join(", ")),
+        false => {
+            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+            format!("port {}: {message}", ports.join(", "))
+        }
     });
     let message = messages.collect::<Vec<_>>().join("; ");
     let status = if *worst == 1 { "True" } else { "False" };

@@ -99,10 +99,8 @@ impl Pods {
     pub fn delete(&mut self, object: &ObjectRef) {
         match object.kind {
             Kind::Pod => self.is_changed |= self.pods.remove(object).is_some(),
-            Kind::Namespace => {
-                if self.labels.remove(&object.name).is_some() {
-                    self.decide_namespace(&object.name);
-                }
+            Kind::Namespace if self.labels.remove(&object.name).is_some() => {
+                self.decide_namespace(&object.name);
             }
             _ => {}
         }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Allocation, Known};
 use crate::{
     controller::{
-        conditions::{self, Facts, PROGRAMMED},
+        conditions::{self, Facts, PROGRAMMED, WAYPOINT_BOUND},
         events::Tell,
         known::{Rank, Write},
         patch::{self, New, Old, Test},
@@ -75,7 +75,7 @@ impl Allocation {
         };
         // What has no status in our eyes may have one that only others can read.
         let test = if known.refused % 2 == 0 { Test::Values } else { Test::Version };
-        let new = New { addresses: addresses.as_deref(), conditions: written.as_deref(), kept: wanted.kept };
+        let new = New { addresses: addresses.as_deref(), conditions: written.as_deref(), kept: &wanted.kept };
         let tells = if lacks_conditions { tells(known, &wanted.conditions) } else { Vec::new() };
         Some(Write {
             object: object.clone(),
@@ -134,8 +134,11 @@ impl Allocation {
 
     /// The conditions of our types that `object` should have.
     fn wanted_conditions(&self, object: &ObjectRef, losers: &mut Losers<'_>) -> WantedConditions {
-        let settled =
-            |conditions| WantedConditions { conditions, kept: None, is_settled: true, look_at: None };
+        let is_others = (!self.serves_waypoints).then_some(WAYPOINT_BOUND);
+        let settled = |conditions| {
+            let kept = is_others.into_iter().collect();
+            WantedConditions { conditions, kept, is_settled: true, look_at: None }
+        };
         let Some(known) = self.known.get(object) else { return settled(Vec::new()) };
         let mut facts = Facts { errors: &known.errors, warnings: &known.warnings, ..Facts::default() };
         let Some(entry) = self.snapshot.entry(object) else { return settled(conditions::wanted(&facts)) };
@@ -162,9 +165,10 @@ impl Allocation {
         }
         let programmed = self.programmed(object, known, &facts);
         facts.programmed = programmed.say;
+        facts.waypoint = self.waypoints.get(object).cloned();
         WantedConditions {
             conditions: conditions::wanted(&facts),
-            kept: programmed.is_kept.then_some(PROGRAMMED),
+            kept: programmed.is_kept.then_some(PROGRAMMED).into_iter().chain(is_others).collect(),
             is_settled: programmed.is_settled,
             look_at: programmed.look_at,
         }
@@ -212,7 +216,7 @@ impl Allocation {
 struct WantedConditions {
     conditions: Vec<Condition>,
     /// The type of one that is to stay as it is.
-    kept: Option<&'static str>,
+    kept: Vec<&'static str>,
     /// Whether all nodes hold it, as far as is to be known.
     is_settled: bool,
     /// When to look again, if nothing is heard before.
@@ -221,7 +225,7 @@ struct WantedConditions {
 
 fn lacks_conditions(known: &Known, wanted: &WantedConditions) -> bool {
     let had = &known.status.conditions;
-    !conditions::are_as_wanted(had, &wanted.conditions, wanted.kept, known.generation)
+    !conditions::are_as_wanted(had, &wanted.conditions, &wanted.kept, known.generation)
 }
 
 /// The clients for whom `other`, which is older, comes before `entry` at an address of both.

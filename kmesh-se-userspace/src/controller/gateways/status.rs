@@ -108,9 +108,9 @@ fn programmed(deployment: &Deployment) -> Said {
     }
     // Why Pods cannot even be made: a quota, a policy.
     let failure = status.conditions.into_iter().flatten();
-    let failure =
+    let mut failure =
         failure.filter(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True");
-    let message = match failure.last().and_then(|condition| condition.message) {
+    let message = match failure.next_back().and_then(|condition| condition.message) {
         Some(message) => format!("no Pod can be made: {message}"),
         None if wanted == 0 => "it has no replicas: its Deployment is scaled to 0".to_owned(),
         None => format!(

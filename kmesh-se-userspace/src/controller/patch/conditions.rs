@@ -16,14 +16,14 @@ use crate::{
 const PATH: &str = "/status/conditions";
 
 /// Has the list hold `wanted`, and no other condition of our types but what is to be `kept` as it is.
-pub(super) fn change(had: &[Condition], wanted: &[Value], kept: Option<&str>) -> Part {
+pub(super) fn change(had: &[Condition], wanted: &[Value], kept: &[&str]) -> Part {
     if had.is_empty() {
         let change = json!({"op": "add", "path": PATH, "value": wanted});
         return Part { tests: vec![is(PATH, Value::Null)], changes: vec![change] };
     }
     let kind = |condition: &Value| condition["type"].as_str().unwrap_or_default().to_owned();
     let item = |index: usize| format!("{PATH}/{index}");
-    let is_ours = |kind: &str| place(kind).is_some() && Some(kind) != kept;
+    let is_ours = |kind: &str| place(kind).is_some() && !kept.contains(&kind);
     let mut touched = Vec::new();
     let (mut replaced, mut removed, mut missing) = (Vec::new(), Vec::new(), wanted.to_vec());
     for (index, old) in had.iter().enumerate().filter(|(_, old)| is_ours(&old.type_)) {
@@ -98,7 +98,7 @@ mod tests {
 
     /// Applies the change as the API server would; none if a test fails.
     fn applied(had: &[Value], seen: &[Value], wanted: &[Value]) -> Option<Vec<Value>> {
-        let Part { tests, changes } = change(&read(seen), wanted, None);
+        let Part { tests, changes } = change(&read(seen), wanted, &[]);
         let mut object = json!({"status": {"conditions": had}});
         let tests = tests.into_iter().filter(|test| !(test["value"].is_null() && had.is_empty()));
         let patch = super::super::patch(tests.chain(changes).collect());
@@ -147,7 +147,7 @@ mod tests {
                 assert_eq!(split(&now).1, split(&changed).1);
             }
             // What is as it should be needs no change.
-            assert!(change(&read(&now), &wanted, None).changes.is_empty() || now.is_empty());
+            assert!(change(&read(&now), &wanted, &[]).changes.is_empty() || now.is_empty());
         }
     }
 

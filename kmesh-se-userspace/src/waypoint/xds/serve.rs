@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -53,6 +54,9 @@ pub enum ServeError {
     #[error("cannot serve the connections of waypoints")]
     Serve(#[source] tonic::transport::Error),
 }
+
+/// How often a connection is tried, and how long an answer may take: an Envoy whose machine is gone is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -104,7 +108,10 @@ impl Xds {
             shutdown.await;
             stop.cancel();
         };
-        let server = Server::builder().add_service(service);
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(service);
         server.serve_with_incoming_shutdown(connections, end).await.map_err(ServeError::Serve)
     }
 }
