@@ -25,6 +25,7 @@ mod status;
 mod table;
 mod trace;
 mod validate;
+mod waypoint;
 mod workloads;
 
 use std::{
@@ -80,7 +81,7 @@ pub struct Cli {
         long,
         global = true,
         env = "KMESH_SE_LOG",
-        default_value = "info,kube_client=off",
+        default_value = "info,kube_client=off,kube_runtime=off",
         value_name = "FILTER"
     )]
     pub log: String,
@@ -139,6 +140,7 @@ macro_rules! commands {
 commands! {
     Agent => agent,
     Controller => controller,
+    Waypoint => waypoint,
     Exec => exec,
     Status => status,
     Probe => probe,

@@ -6,6 +6,8 @@ mod agents;
 mod conditions;
 #[path = "controller/fights.rs"]
 mod fights;
+#[path = "controller/gateways.rs"]
+mod gateways;
 #[path = "controller/programmed.rs"]
 mod programmed;
 #[path = "controller/scale.rs"]

@@ -6,6 +6,7 @@ mod waypoint_envoy {
     mod grpc;
     mod http;
     mod refusals;
+    mod status;
 }
 
 use std::collections::BTreeSet;
@@ -30,6 +31,8 @@ use tokio::sync::oneshot;
 
 /// How long Envoy may take for what it does at once.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Where Envoy says whether it is ready.
+const STATUS_PORT: u16 = 15021;
 /// The waypoint's id.
 const ID: &str = "waypoint-1";
 
@@ -84,7 +87,7 @@ impl Way {
             cluster: "waypoints".to_owned(),
             server: waypoint::Server::Socket(socket.clone()),
             admin: Some(folder.join("envoy.sock")),
-            status: None,
+            status: Some((NODE.to_string(), STATUS_PORT)),
         };
         let envoy = Waypoint::start(&topology.node, &folder, &bootstrap.config(), Bootstrap::arguments)?;
         let mut way = Way { envoy, server: None, xds, runtime, socket, topology, run };

@@ -59,11 +59,16 @@ pub(crate) fn cluster(options: &Options) -> anyhow::Result<bool> {
         cargo.env("KMESH_SE_BIN", workspace::build_agent(false)?);
     }
     setup::cluster()?;
+    // Tests of waypoints say that they are skipped.
+    if let Err(error) = setup::waypoints(Verbosity::Changes) {
+        println!("{error:#}");
+    }
     for tests in [
         "cluster",
         "cluster_pods",
         "cluster_tutorial",
         "cluster_upgrade",
+        "cluster_waypoints",
         "controller",
         "kube_source",
         "manifests",

@@ -188,8 +188,14 @@ const CLUSTER: &[Requirement] = &[
     Requirement {
         what: "Istio's CRDs",
         needed: "are served beside ours",
-        find: Find::By(|_| kube::find_istio()),
-        or_else: OrElse::Make("a few seconds", kube::fetch_istio),
+        find: Find::By(|_| kube::ISTIO.find()),
+        or_else: OrElse::Make("a few seconds", |machine| kube::ISTIO.fetch(machine)),
+    },
+    Requirement {
+        what: "Gateway API's CRDs",
+        needed: "are what waypoints are asked for by",
+        find: Find::By(|_| kube::GATEWAYS.find()),
+        or_else: OrElse::Make("a few seconds", |machine| kube::GATEWAYS.fetch(machine)),
     },
     Requirement {
         what: "Kubernetes",

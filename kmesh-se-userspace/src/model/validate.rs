@@ -13,12 +13,13 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use self::endpoint::Role;
 pub use self::metadata::is_namespace;
 use super::{
-    Accepted, Entry, Issue, Judgement, Object, Reason, ServiceEntry, Verdict, Workload, WorkloadEntry,
+    Accepted, Entry, Issue, Judgement, Namespace, Object, Reason, ServiceEntry, Verdict, WaypointLabel,
+    Workload, WorkloadEntry,
 };
 
 /// On a WorkloadEntry whose health is checked.
@@ -123,6 +124,12 @@ pub fn validate_workload_entry(raw: &WorkloadEntry) -> Verdict<Workload> {
 /// Whether an annotation says yes, in any of Istio's spellings.
 fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "True" | "TRUE")
+}
+
+/// What labels of an object in `namespace` say about waypoints; a name that no waypoint can have says nothing.
+#[must_use]
+pub fn waypoint_label(labels: &BTreeMap<String, String>, namespace: &Namespace) -> WaypointLabel {
+    metadata::waypoint(labels, namespace, &mut Report::default())
 }
 
 /// What was found so far.

@@ -108,6 +108,8 @@ impl Server {
         });
         if let Self::Tls { host, folder, .. } = self {
             cluster["connect_timeout"] = "5s".into();
+            // Otherwise a name with addresses of both families would be looked for at those of IPv6 alone.
+            cluster["dns_lookup_family"] = "V4_PREFERRED".into();
             cluster["transport_socket"] = tls(host, folder);
         }
         cluster

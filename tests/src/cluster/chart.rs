@@ -107,10 +107,19 @@ impl Release {
     /// # Errors
     /// When it is not; with what the agent says.
     pub fn install(cluster: &Cluster) -> anyhow::Result<Release> {
+        Release::install_with(cluster, &[])
+    }
+
+    /// The same with more values, as `--set` takes them.
+    ///
+    /// # Errors
+    /// As [`Release::install`].
+    pub fn install_with(cluster: &Cluster, more: &[&str]) -> anyhow::Result<Release> {
         import_image(cluster, TAG)?;
         let release = Release { helm: Helm::of(cluster)?, kubectl: cluster.kubectl().clone() };
         let pods = cluster.cgroup().display().to_string().replace(CGROUPS[0], CGROUPS[1]);
         let values = format!("extraArgs={{--attach={pods}}},controller.webhook.enabled=true");
+        let values = [&[values.as_str()], more].concat().join(",");
         let began = Instant::now();
         release.helm("install", &["--create-namespace", "--wait", "--set", &values])?;
         println!("installed after {:.1?}", began.elapsed());

@@ -12,6 +12,7 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Context as _, bail};
 
 use super::programs::{self, program};
+use crate::bench::Envoy;
 use crate::oci::{self, Image, Layer, Owner};
 use crate::stage::tools_folder;
 
@@ -85,6 +86,39 @@ const COREDNS: Recipe = Recipe {
         Ok(())
     },
 };
+
+/// What a waypoint runs. It is large, and few tests want it.
+const ENVOY: Recipe = Recipe {
+    name: "envoy",
+    made_of: || Ok(vec![envoy()?]),
+    fill: |layer, image| {
+        // Where the images of its project have it.
+        layer.copy(&envoy()?, "/usr/local/bin/envoy")?;
+        layer.add_libraries()?;
+        image.entrypoint = words(&["/usr/local/bin/envoy"]);
+        Ok(())
+    },
+};
+
+/// Envoy's program.
+fn envoy() -> anyhow::Result<PathBuf> {
+    Envoy::program().context("no Envoy: `cargo xtask setup` installs it")
+}
+
+/// The archive of the image with Envoy, made if need be; none where there is no Envoy.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn envoy_archive() -> anyhow::Result<Option<PathBuf>> {
+    if Envoy::program().is_none() {
+        return Ok(None);
+    }
+    fs::create_dir_all(programs::built_folder())?;
+    if !ENVOY.is_made() {
+        ENVOY.make().context("cannot make the image envoy")?;
+    }
+    archive(ENVOY.name).map(Some)
+}
 
 /// The full name of an image, as pods have to write it.
 pub fn name(image: &str) -> String {

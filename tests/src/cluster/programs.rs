@@ -19,6 +19,9 @@ pub fn built_folder() -> PathBuf {
 /// The Go module that holds Istio's definitions of its own kinds, which tests apply beside ours.
 pub const ISTIO_API: &str = "istio.io/api@v1.31.4";
 
+/// The Go module that holds the definitions of the Gateway API.
+pub const GATEWAY_API: &str = "sigs.k8s.io/gateway-api@v1.6.3";
+
 /// The cache of Go modules that are not built but read.
 pub fn modules_folder() -> PathBuf {
     tools_folder().join("go")
@@ -27,6 +30,12 @@ pub fn modules_folder() -> PathBuf {
 /// Istio's definitions, where `cargo xtask cluster` puts them.
 pub fn istios_definitions() -> PathBuf {
     modules_folder().join(ISTIO_API).join("kubernetes/customresourcedefinitions.gen.yaml")
+}
+
+/// The Gateway API's definitions, its standard ones, where `cargo xtask cluster` puts them.
+pub fn gateway_definitions() -> [PathBuf; 2] {
+    let folder = modules_folder().join(GATEWAY_API).join("config/crd/standard");
+    ["gatewayclasses", "gateways"].map(|kind| folder.join(format!("gateway.networking.k8s.io_{kind}.yaml")))
 }
 
 /// Where a program is: in `$KUBEBUILDER_ASSETS`, among those that were built, in PATH or where root's are.

@@ -173,16 +173,32 @@ pub(super) fn fetch_go(_: &Machine) -> anyhow::Result<String> {
     Ok(format!("fetched {toolchain}"))
 }
 
-pub(super) fn find_istio() -> Option<String> {
-    programs::istios_definitions().is_file().then(|| programs::ISTIO_API.to_owned())
+/// A Go module that is read, not built: definitions of kinds.
+pub(super) struct Definitions {
+    module: &'static str,
+    file: fn() -> PathBuf,
 }
 
-/// Fetches the module with Istio's definitions, by the module proxy and into a cache of our own.
-pub(super) fn fetch_istio(_: &Machine) -> anyhow::Result<String> {
-    let mut go = Command::new(find_go().unwrap_or_else(|| "go".into()));
-    go.args(["mod", "download", programs::ISTIO_API]).env("GOFLAGS", "-modcacherw");
-    machine::run_logged(go.env("GOMODCACHE", programs::modules_folder()))?;
-    Ok(format!("fetched {}", programs::ISTIO_API))
+/// Istio's own kinds.
+pub(super) const ISTIO: Definitions =
+    Definitions { module: programs::ISTIO_API, file: programs::istios_definitions };
+
+/// Those of the Gateway API.
+pub(super) const GATEWAYS: Definitions =
+    Definitions { module: programs::GATEWAY_API, file: || programs::gateway_definitions()[0].clone() };
+
+impl Definitions {
+    pub(super) fn find(&self) -> Option<String> {
+        (self.file)().is_file().then(|| self.module.to_owned())
+    }
+
+    /// Fetches the module, by the module proxy and into a cache of our own.
+    pub(super) fn fetch(&self, _: &Machine) -> anyhow::Result<String> {
+        let mut go = Command::new(find_go().unwrap_or_else(|| "go".into()));
+        go.args(["mod", "download", self.module]).env("GOFLAGS", "-modcacherw");
+        machine::run_logged(go.env("GOMODCACHE", programs::modules_folder()))?;
+        Ok(format!("fetched {}", self.module))
+    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 const PARAMETERS: Duration = Duration::from_secs(15);
 /// How often a Gateway is looked at without a change.
 const REST: Duration = Duration::from_secs(600);
+/// In what the API server says of a field that is not in its schema, with the code of an error of its own.
+const NO_SUCH_FIELD: &str = "failed to create typed patch object";
 /// How long a failure is waited out.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -236,9 +238,13 @@ impl Deployer {
         let params = PatchParams { field_validation: Some(ValidationDirective::Strict), ..params() };
         let (api, patch) = (self.api(part, &namespace), Patch::Apply(&object));
         let applied = self.write((part.key(), &name), api.patch(&name, &params, &patch)).await?;
-        let version = |object: &DynamicObject| object.resource_version();
-        if before.is_none_or(|before| version(before) != version(&applied)) {
-            tracing::info!(namespace, name, kind = part.key(), "an object of a waypoint was written");
+        match before {
+            None => tracing::info!(namespace, name, kind = part.key(), "an object of a waypoint was made"),
+            // Also when somebody else has changed it meanwhile, as its own controller does its status.
+            Some(before) if before.resource_version() != applied.resource_version() => {
+                tracing::debug!(namespace, name, kind = part.key(), "an object of a waypoint has changed");
+            }
+            Some(_) => {}
         }
         Ok(applied)
     }
@@ -289,16 +295,22 @@ impl Deployer {
 fn refused(part: Part, failure: Failure, overlays: &Overlays) -> Result<Outcome, Failure> {
     let Failure::Request { source, .. } = &failure else { return Err(failure) };
     let kind = part.resource().kind;
-    match source {
-        Trouble::Refused { message } if !overlays.is_empty() => Ok(Outcome::Refused {
+    let is_refusal = match source {
+        Trouble::Refused { .. } => true,
+        // How it refuses fields that do not exist in what is applied.
+        Trouble::Unable { code: 500, message } => message.contains(NO_SUCH_FIELD),
+        _ => false,
+    };
+    if is_refusal && !overlays.is_empty() {
+        return Ok(Outcome::Refused {
             reason: "InvalidParameters",
-            message: format!("with its parameters the {kind} is refused by the API server: {message}"),
-        }),
-        Trouble::Refused { .. } | Trouble::Forbidden { .. } => {
-            Ok(Outcome::Failed { message: format!("the {kind} cannot be made: {source}") })
-        }
-        _ => Err(failure),
+            message: format!("with its parameters the {kind} cannot be made: {source}"),
+        });
     }
+    if is_refusal || matches!(source, Trouble::Forbidden { .. }) {
+        return Ok(Outcome::Failed { message: format!("the {kind} cannot be made: {source}") });
+    }
+    Err(failure)
 }
 
 pub(super) fn params() -> PatchParams {

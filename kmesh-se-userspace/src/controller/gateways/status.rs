@@ -7,9 +7,10 @@ use k8s_openapi::{
     api::{apps::v1::Deployment, core::v1::Service},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
+use kube::ResourceExt as _;
 
 use super::verdict::{Refusal, is_mesh};
-use crate::gateway::{Address, Gateway, GatewayStatus, ListenerStatus};
+use crate::gateway::{Address, Gateway, GatewayStatus, ListenerStatus, NAME_LABEL};
 
 /// The one that says whether it can be what it asks for.
 pub(super) const ACCEPTED: &str = "Accepted";
@@ -113,9 +114,13 @@ fn programmed(deployment: &Deployment) -> Said {
     let message = match failure.next_back().and_then(|condition| condition.message) {
         Some(message) => format!("no Pod can be made: {message}"),
         None if wanted == 0 => "it has no replicas: its Deployment is scaled to 0".to_owned(),
-        None => format!(
-            "none of {wanted} replicas is available yet: see `kubectl get pods -l gateway.networking.k8s.io/gateway-name`"
-        ),
+        None => {
+            let name = deployment.name_any();
+            let namespace = deployment.namespace().unwrap_or_default();
+            format!(
+                "none of {wanted} replicas is available yet: see `kubectl -n {namespace} get pods -l {NAME_LABEL}={name}`"
+            )
+        }
     };
     (PROGRAMMED, false, "Pending", message)
 }
