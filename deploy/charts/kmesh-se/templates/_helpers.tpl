@@ -46,6 +46,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- printf "%s.%s" (include "kmesh-se.webhook" .) .Release.Namespace -}}
 {{- end -}}
 
+{{- define "kmesh-se.xds" -}}
+{{- printf "%s-xds" (include "kmesh-se.controller" .) -}}
+{{- end -}}
+
 {{- /* No more than the agent needs: shown to be enough by running it with these alone. */ -}}
 {{- define "kmesh-se.securityContext" -}}
 privileged: false
