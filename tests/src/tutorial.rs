@@ -1,6 +1,6 @@
 //! The tutorial's entries, and what must come back of its steps.
 //!
-//! In: a stage where the entries are applied. Out: an error that names the step that was answered otherwise. Never: how the answer
+//! In: a client, where the entries are applied. Out: an error that names the step that was answered otherwise. Never: how the answer
 //! came, with or without a waypoint.
 
 use std::path::PathBuf;
@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, examples_folder};
-use crate::topology::SLEEP;
+use crate::stage::examples_folder;
 
 /// The files of both entries, below `examples/`.
 pub const ENTRIES: [&str; 2] = ["external-fake-svc.yaml", "external-httpbin-org.yaml"];
@@ -27,30 +26,35 @@ pub fn entries() -> anyhow::Result<[(&'static str, String); 2]> {
     Ok([read(ENTRIES[0])?, read(ENTRIES[1])?])
 }
 
-/// Asks what steps 1, 2, 3 and 5 ask, as an enrolled client: five requests.
+/// Asks what steps 1, 2, 3 and 5 ask, as an enrolled client with the address `origin`: five requests. `client` runs a command there, and
+/// says whether it ended well and what it wrote.
 ///
 /// # Errors
 /// When an answer is another.
-pub fn ask(stage: &Stage) -> anyhow::Result<()> {
+pub fn ask(client: impl Fn(&[&str]) -> anyhow::Result<(bool, String)>, origin: &str) -> anyhow::Result<()> {
     let headers = |host: &str| json!({"Accept": "*/*", "Host": host, "User-Agent": "curl/test"});
-    is_answered(stage, "http://kmesh-fake.com/headers", &json!({"headers": headers("kmesh-fake.com")}))?;
+    is_answered(&client, "http://kmesh-fake.com/headers", &json!({"headers": headers("kmesh-fake.com")}))?;
     let get = json!({
-        "args": {}, "headers": headers("kmesh-fake.com"), "origin": SLEEP.to_string(),
+        "args": {}, "headers": headers("kmesh-fake.com"), "origin": origin,
         "url": "http://kmesh-fake.com/get",
     });
-    is_answered(stage, "http://kmesh-fake.com/get", &get)?;
-    let empty = stage.says(true, &["curl", "-s", "http://kmesh-fake.com/status/200"])?;
+    is_answered(&client, "http://kmesh-fake.com/get", &get)?;
+    let empty = client(&["curl", "-s", "http://kmesh-fake.com/status/200"])?;
     ensure!(empty == (true, String::new()), "/status/200: {empty:?}");
     let teapot =
         ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "http://kmesh-fake.com/status/418"];
-    let code = stage.says(true, &teapot)?;
+    let code = client(&teapot)?;
     ensure!(code == (true, "418\n".to_owned()), "/status/418: {code:?}");
-    is_answered(stage, "http://httpbin.org/headers", &json!({"headers": headers("httpbin.org")}))
+    is_answered(&client, "http://httpbin.org/headers", &json!({"headers": headers("httpbin.org")}))
 }
 
-fn is_answered(stage: &Stage, url: &str, expected: &Value) -> anyhow::Result<()> {
-    let (well, body) = stage.says(true, &["curl", "-s", "-A", "curl/test", url])?;
-    ensure!(well, "curl {url} failed\n{}", stage.agent.log_tail());
+fn is_answered(
+    client: impl Fn(&[&str]) -> anyhow::Result<(bool, String)>,
+    url: &str,
+    expected: &Value,
+) -> anyhow::Result<()> {
+    let (well, body) = client(&["curl", "-s", "-A", "curl/test", url])?;
+    ensure!(well, "curl {url} failed: {body}");
     let answer: Value = serde_json::from_str(&body).with_context(|| format!("{url} is no JSON: {body}"))?;
     ensure!(answer == *expected, "{url}: {answer}, not {expected}");
     Ok(())

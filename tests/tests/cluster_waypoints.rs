@@ -1,16 +1,36 @@
 //! Waypoints of a real cluster: the chart's rules are enough for the controllers, Pods of Envoy are made, and all of it goes with the
 //! Gateway.
 
+#[path = "cluster_waypoints/through.rs"]
+mod through;
+
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tests::agent::program;
 use tests::cluster::chart::Release;
-use tests::cluster::{Cluster, images, programs};
+use tests::cluster::{Cluster, Kubectl, images, programs};
 use tests::poll;
 
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// What `kmesh-se waypoint …` prints, as its user has it.
+fn command(kubectl: &Kubectl, words: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new(program()?);
+    command.arg("waypoint").args(words).env("KUBECONFIG", kubectl.kubeconfig());
+    let output = poll::output(&mut command)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{words:?}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+    Ok(text)
+}
+
+fn install_gateway_api(kubectl: &Kubectl) -> anyhow::Result<()> {
+    for file in programs::gateway_definitions() {
+        kubectl.feed(&["apply", "--server-side", "-f", "-"], &std::fs::read_to_string(&file)?)?;
+    }
+    Ok(())
+}
 
 #[test]
 #[ignore = "needs programs that `cargo xtask cluster` builds"]
@@ -22,9 +42,7 @@ fn a_waypoint_is_made_of_pods_and_goes_with_its_gateway() -> anyhow::Result<()> 
     let cluster = Cluster::start(&[])?;
     let kubectl = cluster.kubectl();
     cluster.import(&envoy)?;
-    for file in programs::gateway_definitions() {
-        kubectl.feed(&["apply", "--server-side", "-f", "-"], &std::fs::read_to_string(&file)?)?;
-    }
+    install_gateway_api(kubectl)?;
     let image = format!("controller.waypoints.image={}", images::name("envoy"));
     let release = Release::install_with(&cluster, &["controller.waypoints.enabled=true", &image])?;
     let about = || release.agents();
@@ -34,14 +52,7 @@ fn a_waypoint_is_made_of_pods_and_goes_with_its_gateway() -> anyhow::Result<()> 
     kubectl.run(&["create", "namespace", "shop"])?;
     kubectl.run(&["label", "namespace", "shop", "pod-security.kubernetes.io/enforce=restricted"])?;
     kubectl.run(&["label", "namespace", "shop", "istio.io/dataplane-mode=Kmesh"])?;
-    let waypoint = |words: &[&str]| -> anyhow::Result<String> {
-        let mut command = Command::new(program()?);
-        command.arg("waypoint").args(words).args(["-n", "shop"]).env("KUBECONFIG", kubectl.kubeconfig());
-        let output = poll::output(&mut command)?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "{words:?}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
-        Ok(text)
-    };
+    let waypoint = |words: &[&str]| command(kubectl, &[words, &["-n", "shop"]].concat());
     waypoint(&["apply", "--enroll-namespace"])?;
     // They are on the node, and not enrolled; what they wait for is not this test's.
     let pods =

@@ -12,6 +12,8 @@ mod gateways;
 mod programmed;
 #[path = "controller/scale.rs"]
 mod scale;
+#[path = "controller/waypoints.rs"]
+mod waypoints;
 #[path = "controller/webhook.rs"]
 mod webhook;
 

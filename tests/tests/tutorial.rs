@@ -1,5 +1,6 @@
 //! The tutorial's questions, answered by the real httpbin through the kernel.
 
+use anyhow::Context as _;
 use tests::stage::Stage;
 use tests::topology::{Options, SLEEP};
 use tests::tutorial;
@@ -12,7 +13,8 @@ fn with_examples() -> anyhow::Result<Stage> {
 #[test]
 fn answers_come_from_httpbin_which_sees_the_client_itself() -> anyhow::Result<()> {
     let stage = with_examples()?;
-    tutorial::ask(&stage)?;
+    tutorial::ask(|words| stage.says(true, words), &SLEEP.to_string())
+        .with_context(|| stage.agent.log_tail())?;
     let clients = stage.topology.httpbin.as_ref().expect("it was started").clients(5)?;
     assert_eq!(clients, vec![SLEEP.to_string(); 5]);
     Ok(())

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tests::bench::Envoy;
 use tests::poll;
 use tests::stage::{Stage, tools_folder};
-use tests::topology::Options;
+use tests::topology::{Options, SLEEP};
 use tests::tutorial;
 use tests::waypoint::Waypoint;
 

@@ -30,7 +30,7 @@ fn says(api: &ApiServer, code: i32, words: &[&str]) -> anyhow::Result<String> {
     Ok(out + &error)
 }
 
-fn install_gateway_api(kubectl: &Kubectl) -> anyhow::Result<()> {
+pub(crate) fn install_gateway_api(kubectl: &Kubectl) -> anyhow::Result<()> {
     for file in programs::gateway_definitions() {
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("no {}: `cargo xtask cluster` fetches it", file.display()))?;

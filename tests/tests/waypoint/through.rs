@@ -8,7 +8,8 @@ use super::*;
 fn the_tutorial_through_the_waypoint_is_answered_as_without() -> anyhow::Result<()> {
     let Some(stage) = stage(&[("namespace.yaml", NAMESPACE)], &[])? else { return Ok(()) };
     stage.agent.until_through(2)?;
-    tutorial::ask(&stage)?;
+    tutorial::ask(|words| stage.says(true, words), &SLEEP.to_string())
+        .with_context(|| stage.agent.log_tail())?;
     let (well, head) = head(&stage, "http://kmesh-fake.com/headers")?;
     assert!(well && tutorial::missing_headers(&head).is_empty(), "{head}");
     assert_eq!(conditions(&stage, "kmesh-fake.com")?, ["True WaypointAccepted"]);
