@@ -281,7 +281,7 @@ fn what_a_gateway_cannot_have_is_told_to_its_author_and_parameters_are_honoured(
     assert_eq!(kubectl.run(&label)?, "outer");
     says(&api, 1, &["apply", "-n", NAMESPACE, "--wait", "--wait-seconds=1"])?;
     let deleted = says(&api, 0, &["delete", "-n", NAMESPACE, "--all"])?;
-    assert_eq!(deleted.matches(" deleted\n").count(), 4, "{deleted}");
+    assert_eq!(deleted.matches(" deleted\n").count(), 5, "{deleted}");
     assert!(get(kubectl, "gateway", "istios").is_ok());
     drop(controller);
     assert_eq!(api.end(), Vec::<String>::new());
