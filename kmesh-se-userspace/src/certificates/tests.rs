@@ -207,3 +207,18 @@ fn what_was_lost_is_replaced_without_a_break() {
     assert!(is_trusted(&passed, &done.bundle(), "hook.ns.svc", now));
     assert!(next(Some(&done), now).is_none());
 }
+
+#[test]
+fn a_client_is_who_its_certificate_says_and_one_of_others_is_nobody() {
+    let (keyring, other) = (first(), first());
+    let issued = keyring.sign_client("spiffe://a/b", start(), HOUR).expect("one is made");
+    assert_eq!(client_uri(issued.certificate()).as_deref(), Some("spiffe://a/b"));
+    assert!(keyring.signed(&issued) && !other.signed(&issued));
+    assert!(issued.counts(start() + HOUR / 2) && !issued.counts(start() + HOUR));
+    assert_eq!(client_uri(keyring.serving().certificate()), None, "a server's");
+    let (certificate, key) = (issued.pem(), issued.key_pem());
+    let read = Issued::from_pem(certificate.as_bytes(), key.as_bytes()).expect("what was kept");
+    assert!(keyring.signed(&read));
+    let foreign = other.sign_client("spiffe://a/b", start(), HOUR).expect("one is made").key_pem();
+    assert!(Issued::from_pem(certificate.as_bytes(), foreign.as_bytes()).is_err(), "another key");
+}

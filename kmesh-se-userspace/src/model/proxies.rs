@@ -155,3 +155,72 @@ fn value<T: for<'a> Deserialize<'a> + Default>(
         T::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(host: &str, listener: u16, ready: bool) -> Listener {
+        let (namespace, entry) = ("shop".to_owned(), "one".to_owned());
+        Listener { host: host.to_owned(), namespace, entry, port: 80, listener, ready, rejected: None }
+    }
+
+    fn proxies(replicas: &[&str], listeners: Vec<Listener>) -> WaypointProxies {
+        let (kind, namespace) = (Kind::ConfigMap, Namespace::new("kmesh-se"));
+        let mut by_host: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for listener in listeners {
+            by_host.entry(HostName::new(&listener.host)).or_default().push(listener);
+        }
+        WaypointProxies {
+            object: ObjectRef { kind, namespace, name: "waypoint.shop.way".into() },
+            waypoint: WaypointName { namespace: Namespace::new("shop"), name: "way".into() },
+            replicas: replicas.iter().map(|text| text.parse().expect("an address")).collect(),
+            listeners: by_host,
+            resting: BTreeMap::from([(20_009, Timestamp::UNIX_EPOCH)]),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let mut all = proxies(
+            &["10.0.0.1", "fd00::1"],
+            vec![listener("a.com", 20_000, true), listener("b.com", 20_001, false)],
+        );
+        all.listeners
+            .values_mut()
+            .flatten()
+            .for_each(|listener| listener.rejected = Some("no\n\"".to_owned()));
+        assert_eq!(WaypointProxies::read(all.object.clone(), &all.data()), Ok(all.clone()));
+        let (host, entry) = (HostName::new("a.com"), listener("a.com", 0, true).object());
+        assert_eq!(all.listener(&host, &entry, 80).map(|found| found.listener), Some(20_000));
+        assert_eq!(all.listener(&host, &entry, 81), None);
+    }
+
+    #[test]
+    fn every_key_that_cannot_be_read_is_told() {
+        let all = proxies(&[], Vec::new());
+        let broken = all.data().into_keys().map(|key| (key, "{".to_owned())).collect();
+        let issues = WaypointProxies::read(all.object, &broken).expect_err("nothing can be read");
+        let fields: Vec<_> = issues.iter().map(|issue| issue.field.as_str()).collect();
+        assert_eq!(fields, ["data.waypoint", "data.replicas", "data.listeners", "data.resting"]);
+    }
+
+    #[test]
+    fn a_listener_touches_its_host_and_a_replica_all() {
+        let hosts = |touched: BTreeSet<HostName>| -> Vec<String> {
+            touched.iter().map(ToString::to_string).collect()
+        };
+        let before =
+            proxies(&["10.0.0.1"], vec![listener("a.com", 20_000, true), listener("b.com", 20_001, false)]);
+        let now =
+            proxies(&["10.0.0.1"], vec![listener("a.com", 20_000, true), listener("b.com", 20_001, true)]);
+        assert_eq!(hosts(now.touched(Some(&before))), ["b.com"]);
+        assert_eq!(hosts(proxies(&["10.0.0.1"], Vec::new()).touched(Some(&before))), ["a.com", "b.com"]);
+        let more = proxies(
+            &["10.0.0.1", "10.0.0.2"],
+            vec![listener("a.com", 20_000, true), listener("b.com", 20_001, false)],
+        );
+        assert_eq!(hosts(more.touched(Some(&before))), ["a.com", "b.com"]);
+        assert_eq!(hosts(before.touched(Some(&before))), Vec::<String>::new());
+    }
+}

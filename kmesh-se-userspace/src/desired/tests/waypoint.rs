@@ -90,3 +90,74 @@ fn nothing_is_told_of_what_is_not_bound_or_cannot_go_through() {
     assert!(bound(vec![without_address]).bound.is_empty());
     assert!(built(&snapshot([dns(&["x.net"])]), &resolved(&[])).bound.is_empty());
 }
+
+/// What becomes of the host `a.com`, bound, and what its author is told, where waypoints are of the cluster and this is told of one.
+fn in_cluster(
+    waypoints: &Waypoints,
+    listener: Option<(u16, bool)>,
+    replicas: &[&str],
+) -> (HostDesired, Condition) {
+    let way = crate::model::WaypointName { namespace: Namespace::default(), name: "way".into() };
+    let entry = with(dns(&["b.com", "x.net"]), |e| e.waypoint = WaypointLabel::Bound(way.clone()));
+    let mut snapshot = snapshot([entry.clone(), other()]);
+    let listed = listener.map(|(listener, ready)| crate::model::Listener {
+        host: "a.com".to_owned(),
+        namespace: "default".to_owned(),
+        entry: "a".to_owned(),
+        port: 80,
+        listener,
+        ready,
+        rejected: None,
+    });
+    if !replicas.is_empty() || listed.is_some() {
+        let object = ObjectRef { kind: Kind::ConfigMap, namespace: Namespace::default(), name: "way".into() };
+        let proxies = crate::model::WaypointProxies {
+            object,
+            waypoint: way,
+            replicas: replicas.iter().map(|text| ip(text)).collect(),
+            listeners: listed.into_iter().map(|l| (HostName::new("a.com"), vec![l])).collect(),
+            resting: std::collections::BTreeMap::new(),
+        };
+        snapshot.apply(crate::model::Accepted::Waypoint(Arc::new(proxies)));
+    }
+    let mut pool = VipPool::new(VipRanges::default());
+    pool.restore(&HostName::new("a.com"), first_vips());
+    pool.restore(&HostName::new("b.com"), Vips { v4: "240.240.0.2".parse().ok(), v6: None });
+    let resolved = resolved(&[("x.net", &["10.0.0.1"])]);
+    let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &pool, waypoints };
+    let condition = entry_waypoint_condition(known, &entry).expect("it is bound");
+    (host(known, &HostName::new("a.com")), condition)
+}
+
+fn backends(built: &HostDesired) -> Vec<String> {
+    let all = built.tables.services.iter().flat_map(|(_, backends)| backends);
+    all.map(|b| std::net::SocketAddr::new(b.address, b.port).to_string()).collect()
+}
+
+#[test]
+fn a_waypoint_of_the_cluster_takes_what_all_its_replicas_listen_for() {
+    let direct = ["10.0.0.1:80", "10.0.0.2:80"];
+    let mut waypoints = Waypoints::in_cluster(Unavailable::Refuse);
+    let (built, told) = in_cluster(&waypoints, None, &[]);
+    assert_eq!((backends(&built), told.reason), (direct.map(str::to_owned).to_vec(), "WaypointMissing"));
+    let service = built.bound.keys().next().cloned().expect("it is bound");
+
+    // One that was led straight goes on so until the waypoint has it; one that is new waits.
+    waypoints.commit(&service.host, [(service.clone(), false)].into());
+    let (built, told) = in_cluster(&waypoints, Some((20_000, false)), &["10.9.0.1"]);
+    assert_eq!((backends(&built), told.reason), (direct.map(str::to_owned).to_vec(), "WaypointNotReady"));
+    waypoints.commit(&service.host, [(service.clone(), true)].into());
+    let (built, _) = in_cluster(&waypoints, Some((20_000, false)), &["10.9.0.1"]);
+    assert_eq!(backends(&built), Vec::<String>::new());
+    let (built, told) = in_cluster(&waypoints, Some((20_000, true)), &["10.9.0.1", "10.9.0.2"]);
+    assert_eq!(backends(&built), ["10.9.0.1:20000", "10.9.0.2:20000"]);
+    assert_eq!((told.status, told.reason), ("True", "WaypointAccepted"));
+    let (built, told) = in_cluster(&waypoints, Some((20_000, true)), &[]);
+    assert_eq!((backends(&built), told.reason), (Vec::new(), "WaypointNotReady"));
+}
+
+#[test]
+fn a_waypoint_of_the_cluster_is_told_the_endpoints_of_a_host_of_ours() {
+    let (built, _) = in_cluster(&Waypoints::in_cluster(Unavailable::Refuse), None, &[]);
+    assert_eq!(upstream(&built).to_strings(), ["10.0.0.2:80", "x.net:80"]);
+}
