@@ -23,7 +23,8 @@ pub(super) fn change(had: &[Condition], wanted: &[Value], kept: &[&str]) -> Part
     }
     let kind = |condition: &Value| condition["type"].as_str().unwrap_or_default().to_owned();
     let item = |index: usize| format!("{PATH}/{index}");
-    let is_ours = |kind: &str| place(kind).is_some() && !kept.contains(&kind);
+    let place = |kind: &str| place(kind).filter(|_| !kept.contains(&kind));
+    let is_ours = |kind: &str| place(kind).is_some();
     let mut touched = Vec::new();
     let (mut replaced, mut removed, mut missing) = (Vec::new(), Vec::new(), wanted.to_vec());
     for (index, old) in had.iter().enumerate().filter(|(_, old)| is_ours(&old.type_)) {
