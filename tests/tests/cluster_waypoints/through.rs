@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tests::cluster::chart::Release;
 use tests::cluster::{Cluster, Kubectl, OUTSIDE_ADDRESS, images};
@@ -61,6 +63,20 @@ fn failures(kubectl: &Kubectl, event: impl FnOnce() -> anyhow::Result<()>) -> an
     })
 }
 
+/// The process of the Envoy of a Pod, which has the Pod's name in its environment.
+fn envoy_of(pod: &str) -> anyhow::Result<Pid> {
+    let wanted = format!("POD_NAME={pod}");
+    for folder in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = folder.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Processes end meanwhile.
+        let environment = std::fs::read(folder.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
+            return Ok(Pid::from_raw(pid));
+        }
+    }
+    bail!("no process of Pod {pod}")
+}
+
 fn listeners(kubectl: &Kubectl) -> anyhow::Result<Value> {
     let map = kubectl.json(&["-n", "kmesh-se", "get", "configmap", "waypoint.default.waypoint"])?;
     Ok(serde_json::from_str(map["data"]["listeners"].as_str().context("no listeners")?)?)
@@ -115,13 +131,21 @@ fn the_tutorial_through_a_waypoint_whose_envoys_and_controllers_come_and_go() ->
     ensure!(failed < RATE, "requests failed for a second after an Envoy was killed: {failed}\n{}", about());
     kubectl.until(&[&PODS[..], &["-o", ready]].concat(), LIMIT, two).with_context(about)?;
 
+    // An Envoy that dies in its Pod is left out until it is there again.
+    let victim = kubectl.run(&[&PODS[..], &["-o", "jsonpath={.items[0].metadata.name}"]].concat())?;
+    let envoy = envoy_of(&victim)?;
+    let failed = failures(kubectl, || Ok(kill(envoy, Signal::SIGKILL)?))?;
+    println!("an Envoy died: {failed} of {REQUESTS} requests failed, {RATE} a second");
+    ensure!(failed < RATE, "requests failed for a second after an Envoy died: {failed}\n{}", about());
+    kubectl.until(&[&PODS[..], &["-o", ready]].concat(), LIMIT, two).with_context(about)?;
+
     // Without a controller everything goes on; the next one moves nothing.
     let controllers = ["-n", "kmesh-se", "delete", "pods", "-l", "app.kubernetes.io/component=controller"];
-    let kill = || {
+    let kill_controllers = || {
         let now = ["--force", "--grace-period=0", "--wait=false"];
         kubectl.run(&[&controllers[..], &now].concat()).map(drop)
     };
-    let failed = failures(kubectl, kill)?;
+    let failed = failures(kubectl, kill_controllers)?;
     println!("the controllers were killed: {failed} of {REQUESTS} requests failed");
     ensure!(failed == 0, "{failed} requests failed without a controller\n{}", about());
     let is_bound = || is_served(kubectl).ok()?.then_some(());
