@@ -283,11 +283,12 @@ impl Room {
         if addresses.is_empty() {
             addresses.extend(pod.status.pod_ip.parse::<IpAddr>().ok());
         }
+        let is_ready = pod.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         let has_ended = matches!(pod.status.phase.as_str(), "Failed" | "Succeeded");
         let is_leaving = has_ended || pod.metadata.deletion_timestamp.is_some();
         let waypoint = WaypointName { namespace: pod.metadata.namespace(), name: gateway.into() };
         let pods = self.pods.entry(waypoint).or_default();
-        pods.insert(pod.metadata.name.as_str().into(), Replica { addresses, is_leaving });
+        pods.insert(pod.metadata.name.as_str().into(), Replica { addresses, is_ready, is_leaving });
     }
 
     fn known(&self) -> Known<'_> {
@@ -355,12 +356,14 @@ impl Room {
         let nobody = BTreeMap::new();
         for (name, open) in &mut self.open {
             let pods = self.pods.get(name).unwrap_or(&nobody);
-            open.served.look(pods, now, time);
+            if open.served.look(pods, now, time) {
+                self.book.write(open.served.proxies(pods));
+            }
             if open.way.is_none() {
                 open.way = open.served.xds().cloned().map(Way::to);
             }
             let actual = self.snapshot.waypoint(name).map(Arc::as_ref);
-            self.book.write(open.served.proxies(pods), actual, now);
+            self.book.compare(open.served.object(), actual, now);
         }
         self.book.turn(now);
     }

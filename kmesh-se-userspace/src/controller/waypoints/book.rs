@@ -70,22 +70,27 @@ impl Book {
         ObjectRef { kind: Kind::ConfigMap, namespace, name: name.as_str().into() }
     }
 
-    /// Has it say so, unless it does.
-    pub(super) fn write(&mut self, wanted: WaypointProxies, actual: Option<&WaypointProxies>, now: Instant) {
+    /// Has it say so.
+    pub(super) fn write(&mut self, wanted: WaypointProxies) {
         let object = wanted.object.clone();
         self.gone.remove(&object);
-        let page = self.pages.entry(object).or_insert_with(|| Page {
-            wanted: wanted.clone(),
-            written: actual.cloned(),
-            at: None,
-            is_under_way: false,
-        });
+        match self.pages.get_mut(&object) {
+            Some(page) => page.wanted = wanted,
+            None => {
+                let page = Page { wanted, written: None, at: None, is_under_way: false };
+                self.pages.insert(object, page);
+            }
+        }
+    }
+
+    /// The API server has it so.
+    pub(super) fn compare(&mut self, object: &ObjectRef, actual: Option<&WaypointProxies>, now: Instant) {
+        let Some(page) = self.pages.get_mut(object) else { return };
         let is_late = page.at.is_none_or(|at| now >= at + WAIT);
         // Somebody else has written it, or removed it.
         if is_late && !page.is_under_way && actual != page.written.as_ref() {
             page.written = actual.cloned();
         }
-        page.wanted = wanted;
     }
 
     /// The API server has these, and no others that are to be removed.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{
     desired::{Bound, PortAssignment, PortPool, PortRange, ServiceKey, Upstream},
     model::{HostName, Listener, ObjectRef, WaypointName, WaypointProxies},
-    waypoint::{Service, Settings, Standing, Xds},
+    waypoint::{NodeInfo, Service, Settings, Standing, Xds},
 };
 
 /// How long an Envoy has to resolve the names of a service for the first time before connections are led there: it says that it has
@@ -32,6 +32,8 @@ const RETURN: Duration = Duration::from_secs(15);
 pub(super) struct Replica {
     /// Where it is.
     pub(super) addresses: Vec<IpAddr>,
+    /// Whether the kubelet finds that its Envoy serves: it says that it has taken everything a moment before it listens.
+    pub(super) is_ready: bool,
     /// Whether it has ended, or is about to.
     pub(super) is_leaving: bool,
 }
@@ -53,6 +55,8 @@ pub(super) struct Served {
     /// Since when a service is served by some, and by all.
     taken: BTreeMap<ServiceKey, Taken>,
     rejected: BTreeMap<ServiceKey, String>,
+    /// Its Envoys and Pods when they were looked at last; none when its services have changed since.
+    seen: Option<(Vec<NodeInfo>, BTreeMap<Arc<str>, Replica>)>,
     /// Whether no port is left for some service.
     pub(super) is_full: bool,
 }
@@ -96,8 +100,14 @@ impl Served {
             ready,
             taken: BTreeMap::new(),
             rejected: BTreeMap::new(),
+            seen: None,
             is_full: false,
         }
+    }
+
+    /// The ConfigMap that tells of it.
+    pub(super) fn object(&self) -> &ObjectRef {
+        &self.object
     }
 
     /// What its Envoys are told, once it has any.
@@ -107,7 +117,9 @@ impl Served {
 
     /// Takes in which services of `host` are bound to it.
     pub(super) fn set(&mut self, host: &HostName, bound: BTreeMap<ServiceKey, Bound>, now: Timestamp) {
-        self.pool.release(host, |service| bound.contains_key(service), now);
+        if self.pool.release(host, |service| bound.contains_key(service), now) || !bound.is_empty() {
+            self.seen = None;
+        }
         let own =
             self.services.range(from(host)..).map(|(service, _)| service).take_while(|s| s.host == *host);
         let gone: Vec<_> = own.filter(|service| !bound.contains_key(service)).cloned().collect();
@@ -154,14 +166,20 @@ impl Served {
         xds.synced();
     }
 
-    /// Looks at what its Pods are and what its Envoys have taken.
-    pub(super) fn look(&mut self, pods: &BTreeMap<Arc<str>, Replica>, now: Instant, time: Timestamp) {
+    /// Looks at what its Pods are and what its Envoys have taken; says whether something may have changed.
+    pub(super) fn look(&mut self, pods: &BTreeMap<Arc<str>, Replica>, now: Instant, time: Timestamp) -> bool {
         if self.xds.is_none() {
             self.begin(pods);
         }
         let left = self.pool.take_left(time);
-        let Some(xds) = self.xds.clone() else { return };
+        let Some(xds) = self.xds.clone() else { return self.seen.replace(Default::default()).is_none() };
         left.iter().for_each(|service| xds.set(service, None));
+        let seen = Some((xds.nodes(), pods.clone()));
+        let waits = !self.taken.is_empty() || now < self.began + RETURN;
+        if !waits && left.is_empty() && self.seen == seen {
+            return false;
+        }
+        self.seen = seen;
         let alive = |pod: &str| pods.get(pod).is_some_and(|pod| !pod.is_leaving);
         let connected: BTreeMap<Arc<str>, Arc<str>> = xds
             .nodes()
@@ -180,9 +198,12 @@ impl Served {
             let of = |(node, standing): &(Arc<str>, Standing)| node == id && standing.serves;
             standings.get(service).is_some_and(|all| all.iter().any(of))
         };
-        let has_all = |id: &Arc<str>| self.ready.iter().all(|service| serves(service, id));
+        let serves_all = |pod: &Arc<str>, id: &Arc<str>| {
+            let may_join = self.run.contains(pod) || pods.get(pod).is_some_and(|pod| pod.is_ready);
+            may_join && self.ready.iter().all(|service| serves(service, id))
+        };
         let mut run: BTreeSet<_> =
-            connected.iter().filter(|(_, id)| has_all(id)).map(|(pod, _)| pod.clone()).collect();
+            connected.iter().filter(|(pod, id)| serves_all(pod, id)).map(|(pod, _)| pod.clone()).collect();
         // An Envoy that is not connected goes on with what it has, which is better than nothing; and those of the leader before are
         // given the time to come back.
         let is_alone = run.is_empty() || now < self.began + RETURN;
@@ -216,6 +237,7 @@ impl Served {
             }
             !self.ready.contains(service)
         });
+        true
     }
 
     /// The Pods at the addresses that the leader before has told of take connections, as far as they are known.

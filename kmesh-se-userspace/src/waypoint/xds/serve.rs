@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status, Streaming,
+    Code, Request, Response, Status, Streaming,
     transport::{Server, server::Connected},
 };
 
@@ -143,7 +143,16 @@ impl AggregatedDiscoveryService for Service {
                 () = answers.closed() => Ok(()),
             };
             if let Err(status) = ended {
-                tracing::warn!(error = status.message(), "a client of the waypoints' server is sent away");
+                match status.code() {
+                    Code::InvalidArgument => {
+                        tracing::warn!(
+                            error = status.message(),
+                            "a client of the waypoints' server is sent away"
+                        );
+                    }
+                    // It has ended, or its connection has.
+                    _ => tracing::debug!(error = status.message(), "the stream of a waypoint has broken off"),
+                }
                 // It may have gone by itself.
                 let _ = answers.send(Err(status)).await;
             }
