@@ -56,10 +56,12 @@ pub(super) struct Served {
     taken: BTreeMap<ServiceKey, Taken>,
     rejected: BTreeMap<ServiceKey, String>,
     /// Its Envoys and Pods when they were looked at last; none when its services have changed since.
-    seen: Option<(Vec<NodeInfo>, BTreeMap<Arc<str>, Replica>)>,
+    seen: Option<Seen>,
     /// Whether no port is left for some service.
     pub(super) is_full: bool,
 }
+
+type Seen = (Vec<NodeInfo>, BTreeMap<Arc<str>, Replica>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Taken {
