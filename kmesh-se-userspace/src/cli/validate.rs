@@ -1,6 +1,6 @@
 //! `kmesh-se validate`: which objects would be accepted, and why not.
 //!
-//! In: files, folders, stdin. Out: a result for each ServiceEntry and WorkloadEntry. Never: a privilege, the
+//! In: files, folders, stdin. Out: a result for each ServiceEntry, WorkloadEntry and HTTPRoute for ServiceEntries. Never: a privilege, the
 //! network, or a look at what runs.
 
 use std::{
@@ -13,16 +13,16 @@ use serde::Serialize;
 
 use super::{Answer, Cell, Mood, Output, Table, Text, input};
 use crate::model::{
-    Issue, Judgement, Kind, Object, ObjectRef, ParseFailure, Parsed, Reason, parse, validate,
+    Issue, Judgement, Kind, Object, ObjectRef, ParseFailure, Parsed, Reason, is_judged, parse, validate,
 };
 
 /// The kinds that a verdict is given on.
-const OWN_KINDS: [Kind; 2] = [Kind::ServiceEntry, Kind::WorkloadEntry];
+const OWN_KINDS: [Kind; 3] = [Kind::ServiceEntry, Kind::WorkloadEntry, Kind::HttpRoute];
 
-/// Check ServiceEntries and WorkloadEntries, offline.
+/// Check ServiceEntries, WorkloadEntries and HTTPRoutes, offline.
 ///
-/// Reads multi-document YAML or JSON and says of each ServiceEntry and WorkloadEntry whether it would be accepted,
-/// with every error, the path of its field and a stable reason code. Objects of other kinds are skipped.
+/// Reads multi-document YAML or JSON and says of each ServiceEntry and WorkloadEntry, and of each HTTPRoute that has a
+/// ServiceEntry for a parent, whether it would be accepted, with every error, the path of its field and a stable reason code. Objects of other kinds are skipped.
 ///
 /// Exit status: 0 all are accepted, 1 some object is rejected, 2 some input could not be read.
 #[derive(Debug, clap::Args)]
@@ -103,7 +103,7 @@ impl Checked {
 
     fn object(&mut self, file: &str, line: usize, object: &Object, unknown: Vec<Issue>) {
         let reference = object.object_ref();
-        if !OWN_KINDS.contains(&reference.kind) {
+        if !is_judged(object) {
             return;
         }
         let Judgement { errors, mut warnings, .. } = validate(object);
@@ -153,7 +153,7 @@ impl Checked {
 
 fn text(report: &Report, out: &mut Text<'_>) -> io::Result<()> {
     if report.results.is_empty() {
-        return writeln!(out, "No ServiceEntry or WorkloadEntry found.");
+        return writeln!(out, "No ServiceEntry, WorkloadEntry or HTTPRoute for a ServiceEntry found.");
     }
     let mut table = Table::new(["KIND", "NAMESPACE", "NAME", "RESULT", "WHERE"]);
     for result in &report.results {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{HostName, Locality, Namespace, ObjectRef, WaypointLabel, WaypointProxies};
+use super::{HostName, Locality, Namespace, ObjectRef, RequestRoute, WaypointLabel, WaypointProxies};
 
 /// A validated ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -132,6 +132,8 @@ pub enum Accepted {
     Namespace(Arc<KubeNamespace>),
     /// A waypoint of the cluster.
     Waypoint(Arc<WaypointProxies>),
+    /// An HTTPRoute.
+    Route(Arc<RequestRoute>),
 }
 
 /// One port of a service.
@@ -170,6 +172,12 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Whether requests can be read: HTTP and what is built on it, as long as it is not encrypted.
+    #[must_use]
+    pub fn carries_requests(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb)
+    }
+
     /// The transport that carries it.
     #[must_use]
     pub fn transport(self) -> Transport {

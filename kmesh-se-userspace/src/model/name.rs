@@ -103,6 +103,8 @@ pub enum Kind {
     Namespace,
     /// Kubernetes' ConfigMap, one by which the controller tells of a waypoint.
     ConfigMap,
+    /// `gateway.networking.k8s.io` HTTPRoute.
+    HttpRoute,
 }
 
 impl fmt::Display for Kind {
@@ -115,6 +117,7 @@ impl fmt::Display for Kind {
             Self::Node => "Node",
             Self::Namespace => "Namespace",
             Self::ConfigMap => "ConfigMap",
+            Self::HttpRoute => "HTTPRoute",
         })
     }
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use super::{
-    ClusterObject, ConfigMap, Kind, KubeService, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_HOSTS, MAX_PORTS,
-    Namespace, ObjectRef, Pod,
+    ClusterObject, ConfigMap, HttpRoute, Kind, KubeService, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_HOSTS,
+    MAX_PORTS, Namespace, ObjectRef, Pod,
 };
 
 /// The API group of ServiceEntry and WorkloadEntry.
@@ -36,6 +36,8 @@ pub enum Object {
     Namespace(Box<ClusterObject>),
     /// A ConfigMap by which the controller tells of a waypoint. No file holds one.
     ConfigMap(Box<ConfigMap>),
+    /// An HTTPRoute.
+    HttpRoute(Box<HttpRoute>),
 }
 
 impl Object {
@@ -50,6 +52,7 @@ impl Object {
             Self::Node(node) => node.object_ref(Kind::Node),
             Self::Namespace(namespace) => namespace.object_ref(Kind::Namespace),
             Self::ConfigMap(map) => map.metadata.object_ref(Kind::ConfigMap),
+            Self::HttpRoute(route) => route.object_ref(),
         }
     }
 
@@ -63,6 +66,7 @@ impl Object {
             Self::Service(service) => &service.metadata,
             Self::Node(object) | Self::Namespace(object) => &object.metadata,
             Self::ConfigMap(map) => &map.metadata,
+            Self::HttpRoute(route) => &route.metadata,
         }
     }
 }
@@ -365,7 +369,7 @@ impl<'de> Deserialize<'de> for Whole {
     }
 }
 
-fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+pub(super) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     Ok(Option::<Whole>::deserialize(deserializer)?.map(|n| n.0))
 }
 

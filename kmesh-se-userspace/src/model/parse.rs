@@ -15,16 +15,20 @@ use std::{cell::OnceCell, fmt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{GROUP, Issue, Kind, Namespace, Object, ObjectRef, Reason, VERSIONS};
+use super::{
+    GATEWAY_GROUP, GATEWAY_VERSIONS, GROUP, Issue, Kind, Namespace, Object, ObjectRef, Reason, VERSIONS,
+    is_judged,
+};
 
 /// The kinds that are read, with their names in text.
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("ServiceEntry", Kind::ServiceEntry),
     ("WorkloadEntry", Kind::WorkloadEntry),
     ("Pod", Kind::Pod),
     ("Service", Kind::Service),
     ("Node", Kind::Node),
     ("Namespace", Kind::Namespace),
+    ("HTTPRoute", Kind::HttpRoute),
 ];
 /// The version of the kinds that are Kubernetes' own.
 const CORE: &str = "v1";
@@ -260,7 +264,13 @@ impl Values<'_> {
             return;
         };
         let is_istio = matches!(known, Kind::ServiceEntry | Kind::WorkloadEntry);
-        if !is_istio && api_version != CORE {
+        let is_read = match known {
+            Kind::HttpRoute => api_version.split_once('/').is_some_and(|(group, version)| {
+                group == GATEWAY_GROUP && GATEWAY_VERSIONS.contains(&version)
+            }),
+            _ => is_istio || api_version == CORE,
+        };
+        if !is_read {
             // Another API has a kind of this name.
             out.push(skip(failure, api_version, kind));
             return;
@@ -322,6 +332,10 @@ fn read_known(
     mut map: serde_json::Map<String, Value>,
 ) -> Result<(Object, Vec<Issue>), Vec<Issue>> {
     map.remove("kind");
+    if kind == Kind::HttpRoute {
+        // Controllers write there, and nobody here reads it.
+        map.remove("status");
+    }
     map.insert("apiVersion".to_owned(), Value::String(api_version));
     let value = Value::Object(map);
     match kind {
@@ -333,6 +347,12 @@ fn read_known(
         Kind::Node => typed(value).map(|(o, _)| (Object::Node(Box::new(o)), Vec::new())),
         Kind::Namespace => typed(value).map(|(o, _)| (Object::Namespace(Box::new(o)), Vec::new())),
         Kind::ConfigMap => typed(value).map(|(o, _)| (Object::ConfigMap(Box::new(o)), Vec::new())),
+        Kind::HttpRoute => typed(value).map(|(o, warnings)| {
+            let object = Object::HttpRoute(Box::new(o));
+            // What others' routes have is theirs.
+            let warnings = if is_judged(&object) { warnings } else { Vec::new() };
+            (object, warnings)
+        }),
     }
 }
 

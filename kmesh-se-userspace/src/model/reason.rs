@@ -187,6 +187,28 @@ reasons! {
     ExportToConflict,
     /// Names of certificates are not checked at this layer (warning).
     SubjectAltNamesNotEnforced,
+
+    // HTTPRoutes
+    /// A parent without a name, or with a port that is none.
+    RouteParentInvalid,
+    /// A ServiceEntry of another namespace (warning).
+    RouteParentNotAllowed,
+    /// A field that says nothing here (warning).
+    RouteFieldNotUsed,
+    /// More of something than the Gateway API allows.
+    RouteTooLong,
+    /// A path, header, query parameter or method that no request can have.
+    RouteMatchInvalid,
+    /// A filter that says nothing, or not what it may.
+    RouteFilterInvalid,
+    /// A filter that is not built.
+    RouteFilterUnsupported,
+    /// A backend without a name or port, or with a weight that is none.
+    RouteBackendInvalid,
+    /// A backend of another namespace or of a kind that cannot answer (warning).
+    RouteBackendNotAllowed,
+    /// Not a duration, or longer than the whole.
+    RouteTimeoutInvalid,
 }
 
 impl fmt::Display for Reason {

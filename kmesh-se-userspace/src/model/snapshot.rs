@@ -2,6 +2,8 @@
 //!
 //! In: accepted and removed objects. Out: look-ups by host and by selector. Never: rejected objects.
 
+mod routes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -11,6 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use self::routes::Routes;
 use super::{
     Accepted, ClusterHost, Endpoint, Entry, ExportTo, HostName, Kind, KubeNamespace, Locality, Namespace,
     Node, ObjectRef, Place, WaypointLabel, WaypointName, WaypointProxies, Workload,
@@ -27,6 +30,7 @@ pub struct Snapshot {
     services: BTreeMap<HostName, Arc<ClusterHost>>,
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
     namespaces: BTreeMap<Arc<str>, Arc<KubeNamespace>>,
+    routes: Routes,
     place: Place,
     by_host: BTreeMap<HostName, Named>,
     /// The entries with a selector that can select something.
@@ -86,14 +90,16 @@ impl Snapshot {
 
     /// Adds or replaces an object; returns the hosts that the change touches.
     pub fn apply(&mut self, object: Accepted) -> BTreeSet<HostName> {
-        match object {
+        let touched = match object {
             Accepted::Entry(entry) => self.apply_entry(entry),
             Accepted::Workload(workload) => self.apply_workload(workload),
             Accepted::Service(service) => self.apply_service(service),
             Accepted::Node(node) => self.apply_node(node),
             Accepted::Namespace(namespace) => self.apply_namespace(namespace),
             Accepted::Waypoint(proxies) => self.apply_waypoint(proxies),
-        }
+            Accepted::Route(route) => self.apply_route(route),
+        };
+        self.with_routed(touched, None)
     }
 
     /// Adds or replaces an entry; returns the hosts that the change touches, old and new.
@@ -136,9 +142,10 @@ impl Snapshot {
             return BTreeSet::new();
         }
         self.revision += 1;
-        let host = service.host.clone();
-        self.services.insert(host.clone(), service);
-        BTreeSet::from([host])
+        let mut touched = self.hosts_without_services();
+        touched.insert(service.host.clone());
+        self.services.insert(service.host.clone(), service);
+        touched
     }
 
     fn apply_node(&mut self, node: Arc<Node>) -> BTreeSet<HostName> {
@@ -187,7 +194,9 @@ impl Snapshot {
                 let found = self.services.values().find(|service| service.object == *object);
                 found.map(|service| service.host.clone()).map(|host| {
                     self.services.remove(&host);
-                    BTreeSet::from([host])
+                    let mut touched = self.hosts_without_services();
+                    touched.insert(host);
+                    touched
                 })
             }
             Kind::Node => self.nodes.remove(&object.name).map(|_| self.hosts_near(&object.name)),
@@ -201,11 +210,12 @@ impl Snapshot {
                     self.hosts_bound_to(&waypoint)
                 })
             }
+            Kind::HttpRoute => self.routes.remove(object).map(|route| self.hosts_of_parents(&route)),
         };
         if touched.is_some() {
             self.revision = revision;
         }
-        touched.unwrap_or_default()
+        touched.map(|touched| self.with_routed(touched, Some(object))).unwrap_or_default()
     }
 
     fn take_entry(&mut self, object: &ObjectRef) -> BTreeSet<HostName> {

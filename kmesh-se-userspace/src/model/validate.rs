@@ -6,6 +6,7 @@
 mod cluster;
 mod endpoint;
 mod host;
+mod http_route;
 mod metadata;
 mod port;
 mod rules;
@@ -45,6 +46,17 @@ pub fn validate(raw: &Object) -> Judgement {
         Object::Node(raw) => cluster::node(raw).into_judgement(Accepted::Node),
         Object::Namespace(raw) => cluster::namespace(raw).into_judgement(Accepted::Namespace),
         Object::ConfigMap(raw) => cluster::waypoint(raw).into_judgement(Accepted::Waypoint),
+        Object::HttpRoute(raw) => http_route::route(raw).into_judgement(Accepted::Route),
+    }
+}
+
+/// Whether there is a verdict on this object: an HTTPRoute that has no ServiceEntry for a parent is others' to judge.
+#[must_use]
+pub fn is_judged(raw: &Object) -> bool {
+    match raw {
+        Object::ServiceEntry(_) | Object::WorkloadEntry(_) => true,
+        Object::HttpRoute(route) => http_route::is_ours(route),
+        _ => false,
     }
 }
 
@@ -170,7 +182,7 @@ impl Report {
 
 /// The place of a field in the object: the part as in the API, then the indices in the path.
 fn field_order(field: &str) -> (usize, usize) {
-    const ORDER: [&str; 13] = [
+    const ORDER: [&str; 16] = [
         "metadata",
         "spec.hosts",
         "spec.addresses",
@@ -183,6 +195,9 @@ fn field_order(field: &str) -> (usize, usize) {
         "spec.workloadSelector",
         "spec.exportTo",
         "spec.subjectAltNames",
+        "spec.parentRefs",
+        "spec.hostnames",
+        "spec.rules",
         "status",
     ];
     let part = ORDER.iter().position(|prefix| {

@@ -111,7 +111,7 @@ pub(super) fn traffic_distribution(
 }
 
 /// Whether `text` can be the name of an object.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_lower_label)
 }
 

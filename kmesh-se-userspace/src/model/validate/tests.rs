@@ -78,6 +78,7 @@ fn each_reason_has_a_row() {
     let from_metadata = metadata_rows().into_iter().map(|(_, _, e, w)| (e, w));
     let covered: BTreeSet<&str> = from_rows
         .chain(from_metadata)
+        .chain(http_route::tests::rows().into_iter().map(|(_, e, w)| (e, w)))
         .flat_map(|(errors, warnings)| errors.iter().chain(warnings))
         .filter_map(|told| told.rsplit(' ').next())
         .collect();

@@ -230,8 +230,15 @@ fn service(node: &Node, text: &str) -> ServiceKey {
 pub(super) fn reference(text: &str) -> ObjectRef {
     let (kind, object) = text.split_once(' ').expect("KIND NAMESPACE/NAME");
     let (namespace, name) = object.split_once('/').expect("NAMESPACE/NAME");
-    let kinds =
-        [Kind::ServiceEntry, Kind::WorkloadEntry, Kind::Pod, Kind::Service, Kind::Node, Kind::Namespace];
+    let kinds = [
+        Kind::ServiceEntry,
+        Kind::WorkloadEntry,
+        Kind::Pod,
+        Kind::Service,
+        Kind::Node,
+        Kind::Namespace,
+        Kind::HttpRoute,
+    ];
     let kind = kinds.into_iter().find(|known| known.to_string() == kind).expect("a kind");
     ObjectRef { kind, namespace: Namespace::new(namespace), name: name.into() }
 }
