@@ -178,7 +178,15 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
         anyhow::Ok(output.stdout.starts_with(b"yes"))
     };
     let may = |verb: &str, what: &str| may_as("kmesh-se", &[verb, what, "-A"]);
-    for what in ["serviceentries", "workloadentries", "namespaces", "nodes", "pods", "services"] {
+    for what in [
+        "serviceentries",
+        "workloadentries",
+        "httproutes.gateway.networking.k8s.io",
+        "namespaces",
+        "nodes",
+        "pods",
+        "services",
+    ] {
         assert!(may("list", what)? && may("watch", what)?, "{what}");
         assert!(!may("update", what)? && !may("create", what)? && !may("delete", what)?, "{what}");
     }

@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | `networking.istio.io` | `serviceentries` | what this is about |
 //! | `networking.istio.io` | `workloadentries` | endpoints of entries with a selector |
+//! | `gateway.networking.k8s.io` | `httproutes` | what waypoints are to do with requests to entries; a cluster may be without the resource |
 //! | core | `pods` | those of this node (by field selector), to enrol them; those that selectors of entries pick (by namespace and label), as endpoints |
 //! | core | `namespaces` | metadata: which are enrolled, and their traffic distribution |
 //! | core | `services` | names that are a Service's before they are an entry's; the address of the cluster's DNS |
@@ -169,6 +170,7 @@ impl Interest {
                     Collection::PodsOfNode(name.clone()),
                     Collection::WorkloadEntries,
                     Collection::ServiceEntries,
+                    Collection::HttpRoutes,
                 ];
                 all.extend(waypoints.clone().map(Collection::Waypoints));
                 all
@@ -178,6 +180,7 @@ impl Interest {
                 Collection::Services,
                 Collection::WorkloadEntries,
                 Collection::ServiceEntries,
+                Collection::HttpRoutes,
                 Collection::WaypointPods,
                 Collection::Waypoints(namespace.clone()),
             ],

@@ -6,13 +6,14 @@ use tests::cluster::{ApiServer, Kubectl};
 use super::{CRDS, Scene, entry};
 
 /// All that the agent asks for: group and resource.
-const RULES: [(&str, &str); 6] = [
+const RULES: [(&str, &str); 7] = [
     ("", "namespaces"),
     ("", "nodes"),
     ("", "pods"),
     ("", "services"),
     ("networking.istio.io", "serviceentries"),
     ("networking.istio.io", "workloadentries"),
+    ("gateway.networking.k8s.io", "httproutes"),
 ];
 
 /// Gives the agent's account these rules and no others.

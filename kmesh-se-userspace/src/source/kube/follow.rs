@@ -35,6 +35,8 @@ const WAIT_MIN: Duration = Duration::from_millis(200);
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// The longest wait for a resource that is not served yet.
 const WAIT_SERVED: Duration = Duration::from_secs(3);
+/// The same for one that many clusters never have.
+const WAIT_OPTIONAL: Duration = Duration::from_secs(30);
 /// What has lasted this long went well.
 const SOUND: Duration = Duration::from_secs(30);
 
@@ -184,7 +186,8 @@ impl Follower {
                     if self.tell(What::Failed(verb, Trouble::NotServed)).await.is_err() {
                         return;
                     }
-                    sleep(wait(failures, WAIT_SERVED)).await;
+                    let most = if self.collection.is_optional() { WAIT_OPTIONAL } else { WAIT_SERVED };
+                    sleep(wait(failures, most)).await;
                     failures += 1;
                     continue;
                 }

@@ -10,7 +10,8 @@ use kube::{
 };
 
 use crate::model::{
-    GATEWAY_CLASS_LABEL, GROUP, Kind, Namespace, VERSIONS, WAYPOINT_CLASS, WAYPOINT_LISTENERS_LABEL,
+    GATEWAY_CLASS_LABEL, GATEWAY_GROUP, GATEWAY_VERSIONS, GROUP, Kind, Namespace, VERSIONS, WAYPOINT_CLASS,
+    WAYPOINT_LISTENERS_LABEL,
 };
 
 /// With more selectors than this in one namespace, all of its Pods are watched instead.
@@ -36,6 +37,8 @@ pub(super) enum Collection {
     Waypoints(String),
     /// The Pods that are replicas of waypoints.
     WaypointPods,
+    /// What waypoints are to do with requests.
+    HttpRoutes,
 }
 
 /// Some Pods.
@@ -58,6 +61,7 @@ impl Collection {
             Self::WorkloadEntries => Kind::WorkloadEntry,
             Self::PodsOfNode(_) | Self::Pods(_) | Self::WaypointPods => Kind::Pod,
             Self::Waypoints(_) => Kind::ConfigMap,
+            Self::HttpRoutes => Kind::HttpRoute,
         }
     }
 
@@ -71,6 +75,7 @@ impl Collection {
             Self::WorkloadEntries => "workloadentries",
             Self::PodsOfNode(_) | Self::Pods(_) | Self::WaypointPods => "pods",
             Self::Waypoints(_) => "configmaps",
+            Self::HttpRoutes => "httproutes",
         }
     }
 
@@ -78,6 +83,7 @@ impl Collection {
     pub(super) fn group(&self) -> &'static str {
         match self {
             Self::ServiceEntries | Self::WorkloadEntries => GROUP,
+            Self::HttpRoutes => GATEWAY_GROUP,
             _ => "",
         }
     }
@@ -86,8 +92,16 @@ impl Collection {
     pub(super) fn api_versions(&self) -> Vec<String> {
         match self.group() {
             "" => vec!["v1".to_owned()],
+            GATEWAY_GROUP => {
+                GATEWAY_VERSIONS.iter().map(|version| format!("{GATEWAY_GROUP}/{version}")).collect()
+            }
             group => VERSIONS.iter().map(|version| format!("{group}/{version}")).collect(),
         }
+    }
+
+    /// Whether a cluster without the resource is whole: it is looked for now and then, and nobody is told.
+    pub(super) fn is_optional(&self) -> bool {
+        matches!(self, Self::HttpRoutes)
     }
 
     /// Whether the metadata of the objects is all that counts.

@@ -154,9 +154,15 @@ impl State {
                 let is_unserved = trouble == Trouble::NotServed;
                 follow.unserved = if is_unserved { follow.unserved + 1 } else { 0 };
                 let is_gone = follow.unserved >= GONE;
-                let fault = Fault::set(&mut follow.fault, verb, trouble, now);
-                // Who says what entries get must have seen all of them; a node goes on without what cannot be had.
-                follow.is_settled |= self.node.is_some() && fault.is_settled(now);
+                let is_optional = follow.collection.is_optional();
+                if is_unserved && is_optional {
+                    follow.fault = None;
+                    follow.is_settled = true;
+                } else {
+                    let fault = Fault::set(&mut follow.fault, verb, trouble, now);
+                    // Who says what entries get must have seen all of them; a node goes on without what cannot be had.
+                    follow.is_settled |= (self.node.is_some() || is_optional) && fault.is_settled(now);
+                }
                 if is_gone { self.drop_holds(|hold| hold.by == from) } else { Vec::new() }
             }
         };

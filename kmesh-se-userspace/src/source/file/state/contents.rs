@@ -10,7 +10,10 @@ use std::{
 
 use super::super::{ReadError, look::Stamp};
 use crate::{
-    model::{Document, Issue, Object, ObjectRef, ParseFailure, Parsed, Reason, VERSIONS, documents},
+    model::{
+        Document, GATEWAY_VERSIONS, Issue, Object, ObjectRef, ParseFailure, Parsed, Reason, VERSIONS,
+        documents,
+    },
     source::Problem,
 };
 
@@ -191,8 +194,9 @@ impl Contents {
                     Parsed::Skipped { line, kind, api_version, .. } => {
                         let message = format!(
                             "line {line}: kind {kind} ({api_version}) is not used by kmesh-se; it reads ServiceEntry \
-                             and WorkloadEntry of networking.istio.io/{}",
-                            VERSIONS.join(", ")
+                             and WorkloadEntry of networking.istio.io/{}, and HTTPRoute of gateway.networking.k8s.io/{}",
+                            VERSIONS.join(", "),
+                            GATEWAY_VERSIONS.join(", ")
                         );
                         self.problems.push(Problem { reason: "KindNotUsed", message });
                     }

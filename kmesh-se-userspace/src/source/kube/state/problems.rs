@@ -107,6 +107,7 @@ fn plural(kind: Kind) -> String {
     match kind {
         Kind::ServiceEntry => "ServiceEntries".to_owned(),
         Kind::WorkloadEntry => "WorkloadEntries".to_owned(),
+        Kind::HttpRoute => "HTTPRoutes".to_owned(),
         kind => format!("{kind}s"),
     }
 }

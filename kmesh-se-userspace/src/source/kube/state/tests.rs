@@ -259,3 +259,22 @@ fn a_missing_rule_is_named() {
         message("kube:pods").contains("add {apiGroups: [\"\"], resources: [pods], verbs: [list, watch]}")
     );
 }
+
+#[test]
+fn a_resource_that_a_cluster_may_be_without_is_no_problem() {
+    for interest in
+        [Interest::Node { name: "n1".to_owned(), waypoints: None }, Interest::Waypoints("kmesh".to_owned())]
+    {
+        let mut state = State::new(&interest);
+        let routes = state.follow(Collection::HttpRoutes).0;
+        let mut c = Cluster { state, nodes: routes, entries: routes, own_pods: routes, seconds: 0 };
+        assert_eq!(c.fail(routes, Trouble::NotServed), Vec::<String>::new());
+        assert_eq!(c.state.sync(), Some(Event::Synced));
+        assert_eq!(c.list(routes, &[(Kind::HttpRoute, object("r", 1, "shop"))]), ["+ HTTPRoute shop/r@1"]);
+        // It goes with its objects.
+        let told: Vec<_> = (0..GONE).flat_map(|_| c.fail(routes, Trouble::NotServed)).collect();
+        assert_eq!(told, ["- HTTPRoute shop/r"]);
+        // Who may not read it is told of that.
+        assert_eq!(c.fail(routes, Trouble::Forbidden { user: None }), ["! kube:httproutes Forbidden"]);
+    }
+}
