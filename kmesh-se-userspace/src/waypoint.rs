@@ -24,7 +24,7 @@ pub use bootstrap::{Bootstrap, CERTIFICATE_FILES, Server, secret_files};
 pub use resources::name as resource_name;
 pub use xds::{Changes, NodeInfo, Sent, ServeError, Standing, Xds};
 
-use crate::model::{HostName, Protocol};
+use crate::model::{HostName, Others, Protocol, RoutedRule};
 
 /// One port of one host as a waypoint serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,6 +38,26 @@ pub struct Service {
     /// How the endpoints are found.
     pub discovery: Discovery,
     /// Who answers. None: Envoy refuses each request with 503, or closes the connection.
+    pub endpoints: Vec<Endpoint>,
+    /// What becomes of requests, in the order in which the rules are looked at; none: all go to the endpoints.
+    pub rules: Vec<RoutedRule>,
+    /// Those who answer beside the endpoints, as the rules name them.
+    pub others: Others<Other>,
+}
+
+/// One who answers for a service beside its own endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Other {
+    /// Its host, for people.
+    pub host: HostName,
+    /// Its port, for people.
+    pub port: u16,
+    /// What it speaks, which is HTTP or built on it.
+    pub protocol: Protocol,
+    /// How its endpoints are found.
+    pub discovery: Discovery,
+    /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
 }
 

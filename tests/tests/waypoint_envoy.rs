@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kmesh_se::desired::ServiceKey;
-use kmesh_se::model::{HostName, Kind, Namespace, ObjectRef, Protocol};
+use kmesh_se::model::{HostName, Kind, Namespace, ObjectRef, Others, Protocol};
 use kmesh_se::waypoint::{
     self, Bootstrap, Discovery, Endpoint, EndpointHost, NodeInfo, Service, Settings, Xds,
 };
@@ -49,7 +49,8 @@ fn at(address: IpAddr, port: u16) -> Endpoint {
 
 /// A service with these endpoints, listed.
 fn service(listener_port: u16, protocol: Protocol, endpoints: Vec<Endpoint>) -> Service {
-    Service { listener_port, protocol, discovery: Discovery::Static, endpoints }
+    let (rules, others) = (Vec::new(), Others::new());
+    Service { listener_port, protocol, discovery: Discovery::Static, endpoints, rules, others }
 }
 
 /// A running server; `end` ends it.

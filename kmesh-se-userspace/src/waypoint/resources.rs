@@ -1,4 +1,5 @@
-//! One service as Envoy's resources: a cluster, its endpoints, a listener and its route, all of one name.
+//! One service as Envoy's resources: a cluster, its endpoints, a listener and its route, all of one name; and clusters of names that
+//! begin with it for those who answer beside it.
 //!
 //! In: a service and the settings. Out: messages, the same bytes for the same service. Never: a look at another service.
 
@@ -6,6 +7,7 @@ mod cluster;
 mod http;
 mod listener;
 mod log;
+mod requests;
 mod words;
 
 use std::hash::{DefaultHasher, Hasher as _};
@@ -21,6 +23,9 @@ use prost::Name;
 
 use super::{Discovery, Service, Settings};
 use crate::{desired::ServiceKey, model::Protocol};
+
+/// In no name of an object, host or port.
+const PART: &str = "|>";
 
 /// The kinds of resources, in the order in which Envoy needs them: one that leads to another comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +71,16 @@ pub fn name(key: &ServiceKey) -> String {
     format!("{}/{}|{}|{}", key.entry.namespace, key.entry.name, key.host, key.port)
 }
 
+/// The name of the cluster of one who answers beside the service of this name.
+pub(super) fn part_name(name: &str, other: &str) -> String {
+    format!("{name}{PART}{other}")
+}
+
+/// The name of the service that a name of [`part_name`] is of.
+pub(super) fn whole_of(name: &str) -> Option<&str> {
+    Some(name.split_once(PART)?.0)
+}
+
 /// Whether a service of this kind has such a resource.
 pub(super) fn has(kind: Kind, service: &Service) -> bool {
     match kind {
@@ -75,12 +90,18 @@ pub(super) fn has(kind: Kind, service: &Service) -> bool {
     }
 }
 
-/// The resource of this kind; none if the service needs none.
-pub(super) fn resource(kind: Kind, key: &ServiceKey, service: &Service, settings: &Settings) -> Option<Any> {
+/// The resource of this kind with this name; none if the service needs none.
+pub(super) fn resource(
+    kind: Kind,
+    name: &str,
+    key: &ServiceKey,
+    service: &Service,
+    settings: &Settings,
+) -> Option<Any> {
     if !has(kind, service) {
         return None;
     }
-    let name = name(key);
+    let name = name.to_owned();
     Some(match kind {
         Kind::Cluster => words::any(&cluster::cluster(name, service, settings)),
         Kind::Endpoints => words::any(&cluster::endpoints(name, service)),
@@ -98,7 +119,7 @@ pub(super) fn version(resource: &Any) -> u64 {
 
 /// Whether requests are read, rather than bytes carried.
 fn is_http(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Http) || is_http2(protocol)
+    protocol.carries_requests()
 }
 
 /// Whether backends are spoken to in HTTP/2.

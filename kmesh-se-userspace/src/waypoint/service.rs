@@ -2,7 +2,7 @@
 //!
 //! In: what `desired` says of it, and its port there. Out: a [`Service`]. Never: a choice of either.
 
-use super::{Discovery, Endpoint, EndpointHost, Service};
+use super::{Discovery, Endpoint, EndpointHost, Other, Service};
 use crate::{
     desired::{Backend, Bound, Upstream},
     model::HostName,
@@ -12,15 +12,32 @@ impl Service {
     /// The service at this port of a waypoint.
     #[must_use]
     pub fn of(listener_port: u16, bound: &Bound) -> Self {
-        let (discovery, endpoints) = match &bound.upstream {
-            Upstream::Backends(backends) => (Discovery::Eds, backends.iter().map(address).collect()),
-            Upstream::Names { endpoints, only_first } => {
-                let endpoint = |(host, port, weight): &(_, _, _)| name(host, *port, *weight);
-                let discovery = if *only_first { Discovery::LogicalDns } else { Discovery::StrictDns };
-                (discovery, endpoints.iter().map(endpoint).collect())
-            }
-        };
-        Self { listener_port, protocol: bound.protocol, discovery, endpoints }
+        let (discovery, endpoints) = found(&bound.upstream);
+        let others = bound.http.others.iter().map(|(name, other)| {
+            let (discovery, endpoints) = found(&other.upstream);
+            let (host, port, protocol) = (other.host.clone(), other.port, other.protocol);
+            (name.clone(), Other { host, port, protocol, discovery, endpoints })
+        });
+        Self {
+            listener_port,
+            protocol: bound.protocol,
+            discovery,
+            endpoints,
+            rules: bound.http.rules.clone(),
+            others: others.collect(),
+        }
+    }
+}
+
+/// How the endpoints of `upstream` are found, and which they are.
+fn found(upstream: &Upstream) -> (Discovery, Vec<Endpoint>) {
+    match upstream {
+        Upstream::Backends(backends) => (Discovery::Eds, backends.iter().map(address).collect()),
+        Upstream::Names { endpoints, only_first } => {
+            let endpoint = |(host, port, weight): &(_, _, _)| name(host, *port, *weight);
+            let discovery = if *only_first { Discovery::LogicalDns } else { Discovery::StrictDns };
+            (discovery, endpoints.iter().map(endpoint).collect())
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Discovery, Endpoint, EndpointHost, Service, Settings, Xds};
 use crate::desired::ServiceKey;
-use crate::model::{HostName, Kind, Namespace, ObjectRef, Protocol};
+use crate::model::{HostName, Kind, Namespace, ObjectRef, Others, Protocol};
 
 /// A port of a host.
 pub(super) fn key(host: &str, port: u16) -> ServiceKey {
@@ -14,7 +14,15 @@ pub(super) fn key(host: &str, port: u16) -> ServiceKey {
 pub(super) fn service(listener_port: u16) -> Service {
     let host = EndpointHost::Name(HostName::new("httpbin.default.svc.cluster.local"));
     let endpoints = vec![Endpoint { host, port: 8000, weight: 1 }];
-    Service { listener_port, protocol: Protocol::Http, discovery: Discovery::StrictDns, endpoints }
+    let (rules, others) = (Vec::new(), Others::new());
+    Service {
+        listener_port,
+        protocol: Protocol::Http,
+        discovery: Discovery::StrictDns,
+        endpoints,
+        rules,
+        others,
+    }
 }
 
 /// An endpoint by its address.

@@ -69,13 +69,10 @@ impl Xds {
         if state.book.get(&name).map(|before| &before.service) == record.as_ref().map(|now| &now.service) {
             return;
         }
-        let before = match &record {
-            Some(record) => state.book.insert(Arc::clone(&name), Arc::clone(record)),
-            None => state.book.remove(&name),
-        };
+        let (before, changed) = book::set(&mut state.book, &name, record.clone());
         state.nodes.service_changed(&name, before.as_deref(), record.as_deref());
         drop(state);
-        self.shared.orders.tell([name]);
+        self.shared.orders.tell(changed);
         self.shared.news.tell([key.clone()]);
     }
 
@@ -89,7 +86,8 @@ impl Xds {
     #[must_use]
     pub fn services(&self) -> Vec<(ServiceKey, Service)> {
         let state = self.shared.state();
-        state.book.values().map(|record| (record.key.clone(), record.service.clone())).collect()
+        let wholes = state.book.iter().filter(|(name, _)| resources::whole_of(name).is_none());
+        wholes.map(|(_, record)| (record.key.clone(), record.service.clone())).collect()
     }
 
     /// What each Envoy that has been here made of a service, by its node id; none for a service that is not set.

@@ -16,7 +16,7 @@ const PORT: u16 = 20_001;
 fn fake(discovery: Discovery) -> Service {
     let host = EndpointHost::Name(HostName::new("httpbin.default.svc.cluster.local"));
     let endpoints = vec![Endpoint { host, port: 8000, weight: 1 }];
-    Service { listener_port: PORT, protocol: Protocol::Http, discovery, endpoints }
+    Service { discovery, ..service(PORT, Protocol::Http, endpoints) }
 }
 
 fn json(text: &str) -> anyhow::Result<Value> {

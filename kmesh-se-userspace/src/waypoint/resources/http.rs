@@ -36,7 +36,10 @@ use envoy_types::pb::envoy::{
 };
 use prost::{Message, Name};
 
-use super::words::{any, duration, extension, flag, number, same_stream};
+use super::{
+    requests,
+    words::{any, duration, extension, flag, number, same_stream},
+};
 use crate::{
     desired::ServiceKey,
     model::Protocol,
@@ -48,7 +51,7 @@ const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,ret
 const RETRIES: u32 = 2;
 const HOST_ATTEMPTS: i64 = 5;
 /// As in Istio: none, neither for a request nor for a pause in it.
-const NO_LIMIT: Duration = Duration::ZERO;
+pub(super) const NO_LIMIT: Duration = Duration::ZERO;
 /// Where the client's own X-Forwarded-Proto waits until Envoy's is gone.
 const KEPT_PROTO: &str = "x-kmesh-se-forwarded-proto";
 const PROTO: &str = "x-forwarded-proto";
@@ -99,7 +102,7 @@ pub(super) fn manager(
     }
 }
 
-/// Every request to the service's cluster.
+/// Every request to the service's cluster, unless there are rules; then what they say, and 404 for what none is for.
 pub(super) fn route(name: String, key: &ServiceKey, service: &Service) -> RouteConfiguration {
     let operation = match service.endpoints.first() {
         Some(endpoint) => format!("{endpoint}/*"),
@@ -124,7 +127,7 @@ pub(super) fn route(name: String, key: &ServiceKey, service: &Service) -> RouteC
     let host = VirtualHost {
         name: name.clone(),
         domains: vec!["*".to_owned()],
-        routes: vec![every],
+        routes: if service.rules.is_empty() { vec![every] } else { requests::routes(&name, key, service) },
         ..VirtualHost::default()
     };
     RouteConfiguration {
@@ -135,7 +138,7 @@ pub(super) fn route(name: String, key: &ServiceKey, service: &Service) -> RouteC
     }
 }
 
-fn retries() -> RetryPolicy {
+pub(super) fn retries() -> RetryPolicy {
     let elsewhere = RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
         config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(

@@ -29,7 +29,7 @@ const PROTOCOLS: [Protocol; 11] = [
 ];
 
 fn made(kind: Kind, service: &Service) -> Any {
-    resource(kind, &key("a.test", 80), service, &settings()).expect("it has one")
+    resource(kind, &name(&key("a.test", 80)), &key("a.test", 80), service, &settings()).expect("it has one")
 }
 
 #[test]
@@ -96,6 +96,89 @@ fn weights_that_do_not_fit_together_keep_their_proportion() {
     assert_eq!(weights[0], weights[1]);
     assert_eq!(weights[2], 1);
     assert!(weights.iter().map(|weight| u64::from(*weight)).sum::<u64>() <= u32::MAX.into());
+}
+
+/// A service whose requests to `/a` and below become this by the words of an HTTPRoute's rule.
+fn routed(rule: serde_json::Value) -> envoy_types::pb::envoy::config::route::v3::Route {
+    use crate::model::{Accepted, Others, Parsed, RoutedRule, RoutedTo, parse, validate};
+    let mut rule = rule;
+    rule["matches"] = serde_json::json!([{"path": {"value": "/a"}}]);
+    let parent = serde_json::json!({"group": "networking.istio.io", "kind": "ServiceEntry", "name": "entry"});
+    let object = serde_json::json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"},
+        "spec": {"parentRefs": [parent], "rules": [rule]},
+    });
+    let Parsed::Object { object, .. } = parse(object.to_string().as_bytes()).remove(0) else {
+        panic!("no object")
+    };
+    let judgement = validate(&object);
+    let Some(Accepted::Route(route)) = judgement.accepted else { panic!("{:?}", judgement.errors) };
+    let rule = route.rules[0].clone();
+    let other = |_: usize| RoutedTo::Other("b".into());
+    let routed = RoutedRule {
+        name: "default/r/0/0".to_owned(),
+        when: rule.matches[0].clone(),
+        to: (0..rule.backends.len()).map(other).collect(),
+        copies: (0..rule.mirrors.len()).map(other).collect(),
+        rule,
+    };
+    let b = crate::waypoint::Other {
+        host: crate::model::HostName::new("b.test"),
+        port: 8080,
+        protocol: Protocol::Http,
+        discovery: Discovery::Static,
+        endpoints: vec![address("10.0.0.2", 80)],
+    };
+    let others: Others<_> = [("b".into(), b)].into();
+    let service = Service { rules: vec![routed], others, ..service(20_001) };
+    let routes = RouteConfiguration::decode(&*made(Kind::Route, &service).value).expect("routes");
+    let mut routes = routes.virtual_hosts[0].routes.clone();
+    assert_eq!(routes.len(), 1, "no other is left");
+    routes.remove(0)
+}
+
+#[test]
+fn a_mirror_gets_its_part_and_a_redirect_its_port() {
+    use envoy_types::pb::envoy::config::route::v3::route::Action;
+    let backend = serde_json::json!({"name": "b", "port": 8080});
+    let mirror = |fraction: serde_json::Value| {
+        let mut mirror = serde_json::json!({"backendRef": backend});
+        mirror["fraction"] = fraction;
+        let filter = serde_json::json!({"type": "RequestMirror", "requestMirror": mirror});
+        let route = routed(serde_json::json!({"filters": [filter], "backendRefs": [backend]}));
+        let Some(Action::Route(action)) = route.action else { panic!("no action") };
+        let policy = &action.request_mirror_policies[0];
+        let part = policy.runtime_fraction.as_ref().and_then(|part| part.default_value);
+        (policy.cluster.clone(), part.map(|part| part.numerator))
+    };
+    let cluster = part_name("default/entry|a.test|80", "b");
+    assert_eq!(mirror(serde_json::Value::Null), (cluster.clone(), Some(1_000_000)));
+    assert_eq!(mirror(serde_json::json!({"numerator": 1, "denominator": 8})), (cluster, Some(125_000)));
+
+    let port = |redirect: serde_json::Value| {
+        let filter = serde_json::json!({"type": "RequestRedirect", "requestRedirect": redirect});
+        let Some(Action::Redirect(action)) = routed(serde_json::json!({"filters": [filter]})).action else {
+            panic!("no redirect")
+        };
+        action.port_redirect
+    };
+    assert_eq!(port(serde_json::json!({"port": 8443})), 8443);
+    assert_eq!(
+        port(serde_json::json!({"hostname": "b.test"})),
+        0,
+        "that of the service, which is the usual one"
+    );
+    assert_eq!(port(serde_json::json!({"scheme": "https", "port": 443})), 0);
+    assert_eq!(port(serde_json::json!({"scheme": "https", "port": 80})), 80);
+}
+
+#[test]
+fn who_answers_beside_a_service_is_named_as_a_part_of_it() {
+    let route = routed(serde_json::json!({"backendRefs": [{"name": "b", "port": 8080}]}));
+    assert_eq!(route.decorator.map(|of| of.operation).as_deref(), Some("b.test:8080/*"));
+    let name = part_name("default/entry|a.test|80", "default/b|b.test|8080");
+    assert_eq!(whole_of(&name), Some("default/entry|a.test|80"));
+    assert_eq!(whole_of("default/entry|a.test|80"), None);
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //! In: its requests, the book, and names of what changed in it. Out: answers, one of each kind at a time. Never: I/O, a
 //! clock, or more memory than the names that there are.
 //!
-//! A resource is sent once what it needs has been taken: a listener after its cluster and endpoints, and a cluster goes after
-//! its listener. The next answer of a kind waits until the last one was taken or refused, and holds what is newest then; so a
+//! A resource is sent once what it needs has been taken: a listener after its cluster and endpoints, a route after the clusters
+//! that it leads to, unless they were refused; and a cluster goes after its listener, or after the last route that leads to it. The next answer of a kind waits until the last one was taken or refused, and holds what is newest then; so a
 //! slow Envoy costs nothing but its own delay.
+
+mod order;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -192,14 +194,17 @@ impl Client {
         let same_port = listener.has.get(name).and_then(|has| has.port) == Some(record.service.listener_port);
         // An Envoy that comes back tells of one kind after the other.
         let serves = if listener.is_open { same_port && (before.serves || has_all) } else { before.serves };
-        let is_told = record.kinds().all(|kind| of(kind).is_open);
-        let is_newest = |kind| of(kind).has.get(name).map(|has| has.version) == record.version(kind);
-        let current = if is_told { record.kinds().all(is_newest) } else { before.current };
-        let refusal = |kind: Kind| {
-            let refused = of(kind).refused.get(name)?;
-            (Some(refused.version) == record.version(kind)).then(|| refused.why.clone())
+        let is_told = record.all().all(|part| part.kinds().all(|kind| of(kind).is_open));
+        let is_newest = |record: &Record, kind| {
+            of(kind).has.get(&record.name).map(|has| has.version) == record.version(kind)
         };
-        let rejected = record.kinds().find_map(refusal);
+        let is_current = || record.all().all(|part| part.kinds().all(|kind| is_newest(part, kind)));
+        let current = if is_told { is_current() } else { before.current };
+        let refusal = |part: &Record, kind: Kind| {
+            let refused = of(kind).refused.get(&part.name)?;
+            (Some(refused.version) == part.version(kind)).then(|| refused.why.clone())
+        };
+        let rejected = record.all().find_map(|part| part.kinds().find_map(|kind| refusal(part, kind)));
         let rejected = if is_told { rejected } else { rejected.or_else(|| before.rejected.clone()) };
         Standing { serves, current, rejected }
     }
@@ -298,7 +303,9 @@ impl Client {
                     subscription.refused.get(name).is_some_and(|refused| refused.version == version);
                 if !subscription.wants(name) || (!is_asked && (has_it || refused)) {
                     Due::Nothing
-                } else if kind == Kind::Listener && !self.may_listen(record) {
+                } else if kind == Kind::Listener && !self.may_listen(record)
+                    || kind == Kind::Route && !self.may_route(record)
+                {
                     Due::Wait
                 } else {
                     Due::Add(Arc::clone(record))
@@ -307,22 +314,9 @@ impl Client {
             None if is_asked => Due::Remove,
             // Those that others name are given up by the Envoy itself, when it needs them no more.
             None if has.is_none() || !kind.is_wanted_whole() => Due::Nothing,
-            None if kind == Kind::Cluster && self.subscriptions[Kind::Listener as usize].may_have(name) => {
-                Due::Wait
-            }
+            None if kind == Kind::Cluster && self.may_use(name, book) => Due::Wait,
             None => Due::Remove,
         }
-    }
-
-    /// Whether what a listener needs has been taken.
-    fn may_listen(&self, record: &Record) -> bool {
-        let has = |kind: Kind| {
-            let subscription = &self.subscriptions[kind as usize];
-            subscription.has.contains_key(&record.name) && !subscription.is_pending(&record.name)
-        };
-        let is_asked_for = self.subscriptions[Kind::Cluster as usize].is_open;
-        let needs_endpoints = record.version(Kind::Endpoints).is_some();
-        !is_asked_for || (has(Kind::Cluster) && (!needs_endpoints || has(Kind::Endpoints)))
     }
 }
 

@@ -31,7 +31,7 @@ use tonic::{
 };
 
 use super::{
-    Shared, Xds,
+    Shared, Xds, book,
     client::{Answer, Client, Heard, version_text},
 };
 use crate::waypoint::resources::Kind;
@@ -258,7 +258,7 @@ impl<'a> Session<'a> {
         let mut state = self.shared.state();
         let state = &mut *state;
         let mut changed = Vec::new();
-        for record in names.iter().filter_map(|name| state.book.get(name)) {
+        for record in book::wholes(&state.book, names) {
             let restated = state.nodes.restate((&self.id, self.stream), &record.name, |before| {
                 self.client.standing(record, before)
             });

@@ -6,18 +6,26 @@ use envoy_types::pb::google::rpc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Protocol;
+use crate::model::{
+    BackendRef, HeaderRules, HostName, Others, PathMatch, Protocol, RequestMatch, RequestRule, RoutedRule,
+    RoutedTo, WeightedRef,
+};
 use crate::waypoint::tests::{address, key, settings};
-use crate::waypoint::{Discovery, Service, resources};
+use crate::waypoint::xds::book;
+use crate::waypoint::{Discovery, Other, Service, resources};
 
 /// A port that the Envoy does not like: of an endpoint in a cluster, of a listener in a listener.
 const BAD: u16 = 666;
 
+/// The ports of those who answer beside a service, and how each is found.
+type Beside = Vec<Option<(u16, Discovery)>>;
+
 /// What happens.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A host's service is set: listener port, endpoint port, how it is found and spoken to; or removed.
-    Set(u8, Option<(u16, u16, Discovery, Protocol)>),
+    /// A host's service is set: listener port, endpoint port, how it is found and spoken to, and the ports of up to three who answer
+    /// beside it, each with how it is found; or removed.
+    Set(u8, Option<(u16, u16, Discovery, Protocol, Beside)>),
     /// One answer is sent and heard; a refusal names whom it is about, or nobody and then nothing of it is taken.
     Hear { names: bool },
     /// The stream breaks, and the Envoy comes back.
@@ -26,9 +34,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let port = |usual: std::ops::Range<u16>| prop_oneof![4 => usual, 1 => Just(BAD)];
-    let discovery = prop_oneof![Just(Discovery::Static), Just(Discovery::Eds)];
+    let discovery = || prop_oneof![Just(Discovery::Static), Just(Discovery::Eds)];
+    let other = proptest::option::weighted(0.3, (port(1..4), discovery()));
+    let others = proptest::collection::vec(other, 3);
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Http)];
-    let service = proptest::option::weighted(0.8, (port(1..4), port(1..4), discovery, protocol));
+    let service = proptest::option::weighted(0.8, (port(1..4), port(1..4), discovery(), protocol, others));
     prop_oneof![
         4 => (0..5_u8, service).prop_map(|(host, service)| Step::Set(host, service)),
         6 => any::<bool>().prop_map(|names| Step::Hear { names }),
@@ -53,7 +63,7 @@ impl Envoy {
     }
 
     fn restate(&mut self, names: &BTreeSet<Arc<str>>, book: &Book) {
-        for record in names.iter().filter_map(|name| book.get(name)) {
+        for record in book::wholes(book, names) {
             let before = self.standings.remove(&record.name).unwrap_or_default();
             self.standings.insert(Arc::clone(&record.name), self.client.standing(record, &before));
         }
@@ -128,6 +138,16 @@ impl Envoy {
         for name in self.has[Kind::Listener as usize].keys() {
             assert!(self.has[Kind::Cluster as usize].contains_key(name), "{name} listens without a cluster");
         }
+        for (name, route) in &self.records[Kind::Route as usize] {
+            // One that was never liked may be missing; others were there before the route, and go after it.
+            let missing =
+                route.parts.iter().filter(|part| !self.has[Kind::Cluster as usize].contains_key(&part.name));
+            let missing: Vec<_> = missing.filter(|part| part.service.endpoints[0].port != BAD).collect();
+            assert!(
+                missing.is_empty() || !self.wanted(Kind::Route).contains(name),
+                "{name} leads to {missing:?}"
+            );
+        }
         true
     }
 
@@ -138,6 +158,7 @@ impl Envoy {
             (now.difference(before).collect(), before.difference(&now).collect());
         for name in &gone {
             self.has[kind as usize].remove(*name);
+            self.records[kind as usize].remove(*name);
         }
         if come.is_empty() && gone.is_empty() {
             return;
@@ -152,27 +173,46 @@ impl Envoy {
     }
 }
 
+/// Those who answer beside a service, by number.
+fn beside(others: Beside) -> Others<Other> {
+    let other = |(i, other): (usize, Option<(u16, Discovery)>)| {
+        let (port, discovery) = other?;
+        let (host, protocol) = (HostName::new("o.test"), Protocol::Http);
+        let endpoints = vec![address("10.0.0.2", port)];
+        Some((format!("o{i}").into(), Other { host, port: 80, protocol, discovery, endpoints }))
+    };
+    others.into_iter().enumerate().filter_map(other).collect()
+}
+
+/// A rule that leads to all of them.
+fn rules(others: &Others<Other>) -> Vec<RoutedRule> {
+    let backend = BackendRef { field: String::new(), target: None, port: 80 };
+    let backend = WeightedRef { backend, weight: 1, headers: HeaderRules::default() };
+    let (path, method) = (PathMatch::Prefix(String::new()), None);
+    let when = RequestMatch { path, method, headers: Vec::new(), params: Vec::new() };
+    let rule = RequestRule { backends: vec![backend; others.len()], ..RequestRule::default() };
+    let to = others.keys().cloned().map(RoutedTo::Other).collect();
+    let routed = RoutedRule { name: "r".to_owned(), when, rule: Arc::new(rule), to, copies: Vec::new() };
+    if others.is_empty() { Vec::new() } else { vec![routed] }
+}
+
 /// Sets a service, as the server does.
 fn set(envoy: &mut Envoy, book: &mut Book, host: u8, service: Option<Service>) {
     let key = key(&format!("h{host}.test"), 80);
     let name: Arc<str> = resources::name(&key).into();
     let port = |book: &Book| book.get(&name).map(|record| record.service.listener_port);
     let before = port(book);
-    match service {
-        Some(service) => {
-            book.insert(Arc::clone(&name), Arc::new(Record::new(&key, service, &settings())));
-        }
-        None => {
-            book.remove(&name);
-            envoy.standings.remove(&name);
-        }
+    if service.is_none() {
+        envoy.standings.remove(&name);
     }
+    let record = service.map(|service| Arc::new(Record::new(&key, service, &settings())));
+    let (_, changed) = book::set(book, &name, record);
     if let Some(standing) = envoy.standings.get_mut(&name) {
         let serves = standing.serves && before == port(book);
         *standing = Standing { serves, ..Standing::default() };
     }
-    envoy.client.touch(&name);
-    envoy.restate(&BTreeSet::from([name]), book);
+    changed.iter().for_each(|name| envoy.client.touch(name));
+    envoy.restate(&changed, book);
 }
 
 proptest! {
@@ -185,10 +225,11 @@ proptest! {
         for step in steps {
             match step {
                 Step::Set(host, service) => {
-                    let service = service.map(|(listener_port, port, discovery, protocol)| {
+                    let service = service.map(|(listener_port, port, discovery, protocol, others)| {
+                        let others = if protocol == Protocol::Http { beside(others) } else { Others::new() };
                         let endpoints = vec![address("10.0.0.1", port)];
                         // Envoys do not mind that two hosts share a port, as long as they are not real.
-                        Service { listener_port, protocol, discovery, endpoints }
+                        Service { listener_port, protocol, discovery, endpoints, rules: rules(&others), others }
                     });
                     set(&mut envoy, &mut book, host, service);
                 }
@@ -202,19 +243,34 @@ proptest! {
         for (name, record) in &book {
             let standing = envoy.standings.get(name).cloned().unwrap_or_default();
             let Service { listener_port, endpoints, .. } = &record.service;
+            if resources::whole_of(name).is_some() {
+                continue;
+            }
+            let is_bad = |part: &Arc<Record>| part.service.endpoints[0].port == BAD;
+            if *listener_port != BAD && endpoints[0].port != BAD && record.parts.iter().any(is_bad) {
+                prop_assert!(standing.serves && standing.rejected.is_some(), "{name}: {standing:?}");
+                continue;
+            }
             if *listener_port == BAD || endpoints[0].port == BAD {
                 prop_assert!(standing.rejected.is_some() && !standing.current, "{name}: {standing:?}");
                 continue;
             }
             prop_assert_eq!(&standing, &Standing { serves: true, current: true, rejected: None }, "{}", name);
-            for kind in record.kinds() {
-                let has = envoy.has[kind as usize].get(name);
-                prop_assert_eq!(has, Some(&version_text(record, kind)), "{:?} of {}", kind, name);
+            for part in record.all() {
+                for kind in part.kinds() {
+                    let has = envoy.has[kind as usize].get(&part.name);
+                    prop_assert_eq!(has, Some(&version_text(part, kind)), "{:?} of {}", kind, &part.name);
+                }
             }
         }
         for kind in [Kind::Cluster, Kind::Listener] {
             let names = envoy.has[kind as usize].keys();
-            let gone: Vec<_> = names.filter(|name| !book.contains_key(*name)).collect();
+            // Where the newest of a service is refused, what it was before goes on, and leads to whom it led.
+            let is_kept = |name: &&Arc<str>| {
+                let whole = resources::whole_of(name).and_then(|whole| envoy.standings.get(whole));
+                whole.is_some_and(|standing| standing.rejected.is_some())
+            };
+            let gone: Vec<_> = names.filter(|name| !book.contains_key(*name) && !is_kept(name)).collect();
             prop_assert!(gone.is_empty(), "{kind:?}: {gone:?}");
         }
     }

@@ -5,9 +5,13 @@ use std::collections::HashMap;
 use envoy_types::pb::google::rpc;
 
 use super::*;
-use crate::model::Protocol;
+use crate::model::{
+    BackendRef, HeaderRules, HostName, Others, PathMatch, Protocol, RequestMatch, RequestRule, RoutedRule,
+    RoutedTo, WeightedRef,
+};
 use crate::waypoint::tests::{address, key, service, settings};
-use crate::waypoint::{Discovery, Service};
+use crate::waypoint::xds::book;
+use crate::waypoint::{Discovery, Other, Service, resources};
 
 /// An Envoy by hand, with the book that it is told of.
 #[derive(Default)]
@@ -31,20 +35,16 @@ impl Play {
     fn set(&mut self, host: &str, service: Option<Service>) -> Arc<str> {
         let record = service.map(|service| Record::new(&key(host, 80), service, &settings()));
         let name: Arc<str> = crate::waypoint::resources::name(&key(host, 80)).into();
-        match record {
-            Some(record) => drop(self.book.insert(Arc::clone(&name), Arc::new(record))),
-            None => drop(self.book.remove(&name)),
-        }
-        self.client.touch(&name);
+        let (_, changed) = book::set(&mut self.book, &name, record.map(Arc::new));
+        changed.iter().for_each(|name| self.client.touch(name));
         name
     }
 
     fn says(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, Garbage> {
         let heard = self.client.request(request, &self.book)?;
-        for name in &heard.names {
-            let Some(record) = self.book.get(name) else { continue };
-            let before = self.standings.remove(name).unwrap_or_default();
-            self.standings.insert(Arc::clone(name), self.client.standing(record, &before));
+        for record in book::wholes(&self.book, &heard.names) {
+            let before = self.standings.remove(&record.name).unwrap_or_default();
+            self.standings.insert(Arc::clone(&record.name), self.client.standing(record, &before));
         }
         Ok(heard)
     }
@@ -123,6 +123,107 @@ fn a_listener_comes_after_its_cluster_and_goes_before_it() {
     play.takes(&listener);
     assert_eq!(play.takes_all(), ["Cluster -a.test"]);
     assert!(play.hears().is_none());
+}
+
+/// A service whose requests go to these hosts.
+fn leading(hosts: &[&str], discovery: Discovery) -> Service {
+    let other = |host: &&str| {
+        let endpoints = vec![address("10.0.0.2", 80)];
+        let of =
+            Other { host: HostName::new(host), port: 80, protocol: Protocol::Http, discovery, endpoints };
+        ((*host).into(), of)
+    };
+    let others: Others<Other> = hosts.iter().map(other).collect();
+    let (path, method) = (PathMatch::Prefix(String::new()), None);
+    let when = RequestMatch { path, method, headers: Vec::new(), params: Vec::new() };
+    let backend = BackendRef { field: String::new(), target: None, port: 80 };
+    let backend = WeightedRef { backend, weight: 1, headers: HeaderRules::default() };
+    let rule = RequestRule { backends: vec![backend; hosts.len()], ..RequestRule::default() };
+    let to = others.keys().cloned().map(RoutedTo::Other).collect();
+    let rule = RoutedRule { name: "r".to_owned(), when, rule: Arc::new(rule), to, copies: Vec::new() };
+    Service { protocol: Protocol::Http, rules: vec![rule], others, ..carried(1) }
+}
+
+/// `a.test` with a route that is followed.
+fn routed(play: &mut Play, hosts: &[&str]) -> Arc<str> {
+    let name = play.set("a.test", Some(leading(hosts, Discovery::Static)));
+    play.opens(&[Kind::Cluster, Kind::Listener]);
+    play.takes_all();
+    let asks =
+        DeltaDiscoveryRequest { resource_names_subscribe: vec![name.to_string()], ..request(Kind::Route) };
+    play.says(asks).expect("a subscription");
+    play.takes_all();
+    assert_eq!(play.standing(&name), Standing { serves: true, current: true, rejected: None });
+    name
+}
+
+#[test]
+fn a_route_comes_after_the_clusters_that_it_leads_to_and_they_go_after_it() {
+    let mut play = Play::default();
+    let name = routed(&mut play, &["b.test"]);
+    play.set("a.test", Some(leading(&["c.test"], Discovery::Static)));
+    let (cluster, _) = play.hears().expect("the new cluster");
+    assert_eq!(*cluster.records[0].name, *resources::part_name(&name, "c.test"));
+    assert!(play.hears().is_none(), "neither the route nor the old cluster");
+    play.takes(&cluster);
+    let (route, words) = play.hears().expect("the route");
+    assert_eq!(words, "Route +a.test");
+    assert!(play.hears().is_none(), "the old cluster waits until the route is taken");
+    play.takes(&route);
+    let (gone, _) = play.hears().expect("the old cluster goes");
+    assert_eq!(gone.removed, [Arc::<str>::from(resources::part_name(&name, "b.test"))]);
+    play.takes(&gone);
+    assert!(play.hears().is_none());
+    assert!(play.standing(&name).current);
+}
+
+#[test]
+fn a_cluster_that_is_refused_holds_back_no_route_and_is_told_of_its_service() {
+    let mut play = Play::default();
+    let name = routed(&mut play, &["b.test"]);
+    play.set("a.test", Some(leading(&["b.test", "c.test"], Discovery::Static)));
+    let (cluster, _) = play.hears().expect("the new cluster");
+    let part = resources::part_name(&name, "c.test");
+    play.refuses(&cluster, &format!("Error adding/updating cluster(s) {part}: bad"));
+    assert!(play.takes_all().contains(&"Route +a.test".to_owned()));
+    let refused = Standing { serves: true, current: false, rejected: Some("bad".to_owned()) };
+    assert_eq!(play.standing(&name), refused);
+    play.set("a.test", Some(leading(&["b.test"], Discovery::Static)));
+    play.takes_all();
+    assert_eq!(play.standing(&name), Standing { serves: true, current: true, rejected: None });
+}
+
+#[test]
+fn who_comes_back_keeps_the_clusters_of_its_old_route_until_it_has_the_new_one() {
+    let mut play = Play::default();
+    let name = routed(&mut play, &["b.test"]);
+    let versions = |play: &Play, kind: Kind, names: &[&str]| -> HashMap<String, String> {
+        let version = |name: &&str| ((*name).to_owned(), version_text(&play.book[*name], kind));
+        names.iter().map(version).collect()
+    };
+    let part = resources::part_name(&name, "b.test");
+    let has =
+        [(Kind::Cluster, vec![&*name, &*part]), (Kind::Listener, vec![&*name]), (Kind::Route, vec![&*name])]
+            .map(|(kind, names)| (kind, versions(&play, kind, &names)));
+    play.client = Client::default();
+    play.set("a.test", Some(leading(&["c.test"], Discovery::Static)));
+    for (kind, initial_resource_versions) in has {
+        let subscribed = if kind == Kind::Route { vec![name.to_string()] } else { Vec::new() };
+        play.says(DeltaDiscoveryRequest {
+            initial_resource_versions,
+            resource_names_subscribe: subscribed,
+            ..request(kind)
+        })
+        .expect("what it has");
+        let told = play.hears().map(|(answer, _)| answer);
+        if let Some(answer) = told {
+            assert!(answer.removed.is_empty(), "{:?}", answer.removed);
+            play.takes(&answer);
+        }
+    }
+    let words = play.takes_all();
+    let at = |text: &str| words.iter().position(|words| words.starts_with(text));
+    assert!(at("Route +") < at("Cluster -") && at("Cluster -").is_some(), "{words:?}");
 }
 
 #[test]
