@@ -43,7 +43,7 @@ pub struct Explanation {
 /// One step of the way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// `programs`, `client`, `name`, `address`, `frontend`, `service`, `backend` or `waypoint`.
+    /// `programs`, `client`, `name`, `address`, `frontend`, `service`, `backend`, `waypoint` or `routes`.
     pub step: String,
     /// Whether the way goes on from here.
     pub ok: bool,

@@ -2,6 +2,8 @@
 
 #[path = "waypoint/changes.rs"]
 mod changes;
+#[path = "waypoint/requests.rs"]
+mod requests;
 #[path = "waypoint/through.rs"]
 mod through;
 

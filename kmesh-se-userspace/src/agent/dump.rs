@@ -36,6 +36,7 @@ impl Agent {
             "revision": snapshot.revision,
             "serviceEntries": serde_json::to_value(snapshot.entries().collect::<Vec<_>>())?,
             "workloads": serde_json::to_value(snapshot.workloads().collect::<Vec<_>>())?,
+            "httpRoutes": serde_json::to_value(snapshot.routes().collect::<Vec<_>>())?,
         }))
     }
 

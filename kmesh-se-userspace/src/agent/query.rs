@@ -298,7 +298,7 @@ impl Agent {
                 .collect(),
             connects: count.connects,
             refused: count.refused,
-            conditions: self.waypoint_condition(key).into_iter().collect(),
+            conditions: self.waypoint_conditions(key),
         }
     }
 }

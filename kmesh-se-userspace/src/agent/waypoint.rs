@@ -239,8 +239,8 @@ impl Agent {
         for (service, _) in waypoints.ports().iter() {
             services += 1;
             through += usize::from(waypoints.is_ready(service));
-            let condition = self.waypoint_condition(service);
-            conditions.extend(condition.filter(|condition| condition.status == "False"));
+            let told = self.waypoint_conditions(service);
+            conditions.extend(told.into_iter().filter(|condition| condition.status == "False"));
         }
         Some(WaypointStatus {
             program: waypoint.launch.program.display().to_string(),
@@ -261,8 +261,13 @@ impl Agent {
     pub(super) fn waypoint_facts(&self, service: &ServiceKey) -> Option<WaypointFacts> {
         let condition = self.reconciler.waypoint_condition(service)?;
         let mut told = self.reconciler.listeners_of(&service.host);
-        let dials = told.find(|(of, ..)| *of == service).map(|(.., bound)| bound.upstream.to_strings());
+        let bound = told.find(|(of, ..)| *of == service).map(|(.., bound)| bound);
+        let dials = bound.map(|bound| match bound.http.rules.is_empty() {
+            true => bound.upstream.to_strings(),
+            false => bound.http.dials(&bound.upstream),
+        });
         Some(WaypointFacts {
+            routes: self.reconciler.http_route_condition(service).map(|c| (c.reason.to_owned(), c.message)),
             is_through: condition.status == "True",
             reason: condition.reason.to_owned(),
             message: condition.message,
@@ -270,9 +275,11 @@ impl Agent {
         })
     }
 
-    /// What people are told of a service that is bound to a waypoint.
-    pub(super) fn waypoint_condition(&self, service: &ServiceKey) -> Option<ConditionStatus> {
-        let condition = self.reconciler.waypoint_condition(service)?;
-        Some(ConditionStatus::of(&service.entry, &service.host, condition))
+    /// What people are told of a service that is bound to a waypoint, or that an HTTPRoute is about.
+    pub(super) fn waypoint_conditions(&self, service: &ServiceKey) -> Vec<ConditionStatus> {
+        let told =
+            [self.reconciler.waypoint_condition(service), self.reconciler.http_route_condition(service)];
+        let told = told.into_iter().flatten();
+        told.map(|condition| ConditionStatus::of(&service.entry, &service.host, condition)).collect()
     }
 }

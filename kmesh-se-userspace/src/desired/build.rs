@@ -8,7 +8,7 @@ use super::{
     Address, AddressRange, AddressRule, Backend, Bound, Few, Frontend, Known, NameEntry, NameView, Scope,
     ServiceKey, Tables, Unlisted, Vips,
     backends::{self, Of},
-    waypoint,
+    http_routes, waypoint,
     winner::{Winner, winner},
 };
 use crate::model::{Entry, ExportTo, HostName, Namespace, ObjectRef, Port, Resolution, Snapshot};
@@ -148,7 +148,9 @@ fn may_allocate(entry: &Entry, host: &HostName) -> bool {
 #[must_use]
 pub fn wanted_names(snapshot: &Snapshot, host: &HostName) -> BTreeSet<HostName> {
     let visible = snapshot.entries_of(host).filter(|e| e.export_to != ExportTo::Nobody);
-    visible.flat_map(|entry| names_of(snapshot, entry, host)).collect()
+    let names =
+        visible.flat_map(|entry| [names_of(snapshot, entry, host), http_routes::names(snapshot, entry)]);
+    names.flatten().collect()
 }
 
 /// The names that `entry` needs resolved for `host`.
@@ -235,7 +237,12 @@ pub(super) fn add_view(
             for port in ports {
                 let of = Of { entry, host, port };
                 let (key, found) = (of.key(), backends::backends(known, of));
-                let bound = waypoint::bound(known, of, &found).filter(|_| !vips.is_empty());
+                let mut bound = waypoint::bound(known, of, &found).filter(|_| !vips.is_empty());
+                if let Some(bound) = &mut bound {
+                    let (rules, others) = http_routes::rules(known, of);
+                    bound.http = rules;
+                    desired.dialled.extend(others.into_iter().map(|address| (address, ())));
+                }
                 desired.bound.extend(bound.map(|bound| (key.clone(), bound)));
                 let dialled = waypoint::dialled(known, &waypoint::way(known, of), found.backends);
                 all_backends.extend(dialled.iter().cloned());

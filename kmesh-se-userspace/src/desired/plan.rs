@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     AddressRange, Condition, Desired, Known, Leases, Scope, View, Vips,
     backends::{self, Of},
-    build, conditions, dynamic_view,
+    build, conditions, dynamic_view, http_routes,
     shadows::shadows,
     view_for, waypoint,
     winner::{Ruling, ruling},
@@ -182,6 +182,7 @@ fn service(
         conditions::add(&mut conditions, reason, message);
     }
     conditions.extend(waypoint::condition(&ways));
+    conditions.extend(http_routes::condition(known, entry, host, serves.unwrap_or_default()));
     if serves.is_some() {
         conditions.extend(limits(entry, host, &addresses));
     }

@@ -4,6 +4,7 @@ mod backends;
 mod claims;
 mod generated;
 mod growth;
+mod http_routes;
 mod names;
 mod properties;
 mod ranges;

@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Backend, Condition, Known, PortPool, ServiceKey,
+    Backend, Condition, HttpRules, Known, PortPool, ServiceKey,
     backends::{self, Found, Of, Target},
 };
 use crate::model::{
@@ -118,6 +118,16 @@ impl Waypoints {
         matches!(&self.served, Served::Here(proxy) if proxy.ready.contains(service))
     }
 
+    /// What the proxy of this node did not take of a service that it listens for: what it had before goes on.
+    pub(super) fn refusal(&self, service: &ServiceKey) -> Option<&str> {
+        match &self.served {
+            Served::Here(proxy) if proxy.ready.contains(service) => {
+                proxy.rejected.get(service).map(String::as_str)
+            }
+            _ => None,
+        }
+    }
+
     /// Takes in which listeners of this node take connections, and why others do not come. Returns the hosts for which that is
     /// new.
     pub fn set_listeners(
@@ -189,6 +199,8 @@ pub struct Bound {
     pub protocol: Protocol,
     /// Where they are to go.
     pub upstream: Upstream,
+    /// What HTTPRoutes make of the requests.
+    pub http: HttpRules,
 }
 
 /// Where a waypoint is to send connections.
@@ -342,34 +354,43 @@ pub(super) fn dialled(known: Known<'_>, way: &Way<'_>, direct: Vec<Backend>) -> 
     }
 }
 
-/// What a waypoint is to know of a port that is bound to it, if one is served; `found` is what its endpoints come to. Names
-/// are for the waypoint to resolve. A proxy of this node is told addresses instead where names lead to a service of ours, which it
-/// would not know, or differ in how far they are; one of the cluster is told the endpoints of that service.
+/// What a waypoint is to know of a port that is bound to it, if one is served; `found` is what its endpoints come to.
 pub(super) fn bound(known: Known<'_>, of: Of<'_>, found: &Found) -> Option<Bound> {
     let (waypoint, None) = binding(known, of)? else { return None };
     if !known.waypoints.are_served() {
         return None;
     }
+    let (upstream, http) = (upstream(known, of, found), HttpRules::default());
+    Some(Bound { waypoint: waypoint.clone(), protocol: of.port.protocol, upstream, http })
+}
+
+/// Where a waypoint is to send connections for a port. Names are for the waypoint to resolve. A proxy of this node is told
+/// addresses instead where names lead to a service of ours, which it would not know, or differ in how far they are; one of the
+/// cluster is told the endpoints of that service.
+pub(super) fn upstream(known: Known<'_>, of: Of<'_>, found: &Found) -> Upstream {
     let is_ours = known.waypoints.are_in_cluster();
     let written = if is_ours { backends::followed(known, of) } else { backends::endpoints(known, of) };
     let is_plain =
         is_ours || !found.is_followed && written.windows(2).all(|pair| pair[0].distance == pair[1].distance);
-    let upstream = if is_plain && written.iter().any(|target| target.name.is_some()) {
-        let mut endpoints: BTreeMap<(Arc<str>, u16), u32> = BTreeMap::new();
-        for Target { source, port, weight, .. } in written {
-            let sum = endpoints.entry((source, port)).or_default();
-            *sum = sum.saturating_add(weight);
-        }
-        let only_first = of.entry.resolution == Resolution::DnsRoundRobin && endpoints.len() == 1;
-        let endpoints = endpoints.into_iter().map(|((name, port), weight)| (name, port, weight)).collect();
-        Upstream::Names { endpoints, only_first }
-    } else {
-        Upstream::Backends(found.backends.clone())
-    };
-    Some(Bound { waypoint: waypoint.clone(), protocol: of.port.protocol, upstream })
+    if !is_plain || written.iter().all(|target| target.name.is_none()) {
+        return Upstream::Backends(found.backends.clone());
+    }
+    let mut endpoints: BTreeMap<(Arc<str>, u16), u32> = BTreeMap::new();
+    for Target { source, port, weight, .. } in written {
+        let sum = endpoints.entry((source, port)).or_default();
+        *sum = sum.saturating_add(weight);
+    }
+    let only_first = of.entry.resolution == Resolution::DnsRoundRobin && endpoints.len() == 1;
+    let endpoints = endpoints.into_iter().map(|((name, port), weight)| (name, port, weight)).collect();
+    Upstream::Names { endpoints, only_first }
 }
 
 impl Way<'_> {
+    /// Whether a waypoint is asked for that can take the connections, wherever they go now.
+    pub(super) fn is_bound(&self) -> bool {
+        !matches!(self, Self::Unbound | Self::Past(_, Why::Unfit(_)))
+    }
+
     /// Whether connections go through the waypoint.
     pub(super) fn is_through(&self) -> bool {
         matches!(self, Self::Through(..))

@@ -307,6 +307,8 @@ pub struct WaypointFacts {
     pub message: String,
     /// Where the waypoint sends connections, as it was told.
     pub dials: Vec<String>,
+    /// The HTTPRoutes that say what becomes of requests, if there are any: code and sentence.
+    pub routes: Option<(String, String)>,
 }
 
 impl LiveService {

@@ -314,6 +314,13 @@ fn service(facts: &Facts, dial: &Dial, id: u32, is_new: bool, out: &mut Explanat
                 if waypoint.dials.is_empty() { "nobody".to_owned() } else { waypoint.dials.join(", ") };
             let detail = format!("{}: {dials}", waypoint.message);
             out.step("waypoint", true, detail, json!({"reason": waypoint.reason, "dials": waypoint.dials}));
+            match &waypoint.routes {
+                Some((reason, message)) if reason == "RouteAccepted" => {
+                    out.step("routes", true, message.clone(), json!({"reason": reason}));
+                }
+                Some((reason, message)) => out.warn(reason, message.clone()),
+                None => {}
+            }
         }
         // Without a backend, this is why.
         Some(waypoint) if !service.backends.is_empty() => {

@@ -47,6 +47,11 @@ impl<M: Maps> Reconciler<M> {
         desired::waypoint_condition(self.known(), service)
     }
 
+    /// What people are told of the HTTPRoutes of `service`, if there are any.
+    pub fn http_route_condition(&self, service: &ServiceKey) -> Option<Condition> {
+        desired::http_route_condition(self.known(), service)
+    }
+
     /// The services that are past their waypoint for long enough: their listeners are to go.
     pub fn take_left_listeners(&mut self, now: Timestamp) -> Vec<ServiceKey> {
         self.waypoints.ports_mut().map(|ports| ports.take_left(now)).unwrap_or_default()

@@ -1,0 +1,300 @@
+//! HTTPRoutes of a service that is bound to a waypoint: their rules in order, with the backends as they are.
+//!
+//! In: the snapshot, one port of an entry. Out: what a waypoint is to do with its requests, and what it cannot. Never: a rule that
+//! is left out because its backend is not there: its requests are refused.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use serde::Serialize;
+
+use super::{
+    Condition, Known, Scope, ServiceKey, Upstream, backends,
+    backends::Of,
+    build::{names_of, view_for},
+    waypoint,
+};
+use crate::model::{
+    BackendRef, BackendTarget, Entry, HostName, Namespace, Others, Port, Protocol, RequestRoute, Resolution,
+    RoutedRule, RoutedTo, Snapshot, Transport,
+};
+
+/// What becomes of the requests to a service; without rules, all go to the service itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRules {
+    /// The routes that they are of, by namespace and name.
+    pub routes: Vec<String>,
+    /// The rules, in the order in which they are looked at; a request that none is for is answered with 404.
+    pub rules: Vec<RoutedRule>,
+    /// Those who answer beside the service itself.
+    pub others: Others<Other>,
+    /// Why some requests are refused: reason and message.
+    pub problems: BTreeSet<(&'static str, String)>,
+}
+
+/// One who answers requests to another service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Other {
+    /// Its host.
+    pub host: HostName,
+    /// Its port.
+    pub port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where its connections are to go.
+    pub upstream: Upstream,
+}
+
+impl HttpRules {
+    /// Each host with its port that requests may be sent to, where those to the service itself go to `own`.
+    #[must_use]
+    pub fn dials(&self, own: &Upstream) -> Vec<String> {
+        let all = self.rules.iter().flat_map(|rule| rule.to.iter().chain(&rule.copies));
+        let all: BTreeSet<_> = all.collect();
+        let upstreams = all.into_iter().filter_map(|to| match to {
+            RoutedTo::Itself => Some(own),
+            RoutedTo::Other(name) => self.others.get(name).map(|other| &other.upstream),
+            RoutedTo::Nobody => None,
+        });
+        upstreams.flat_map(Upstream::to_strings).collect()
+    }
+}
+
+/// The routes that are about this port.
+fn routes_of<'a>(known: Known<'a>, of: Of<'a>) -> impl Iterator<Item = &'a Arc<RequestRoute>> {
+    let routes = known.snapshot.routes_of(of.entry).into_iter();
+    routes.filter(move |route| route.parents.iter().any(|parent| parent.means(&of.entry.object, of.port)))
+}
+
+/// What requests to a port that is bound to a waypoint become, and the addresses of those who answer beside it.
+pub(super) fn rules(known: Known<'_>, of: Of<'_>) -> (HttpRules, BTreeSet<IpAddr>) {
+    let mut found = Finding { known, of, rules: HttpRules::default(), dialled: BTreeSet::new() };
+    if of.port.protocol.carries_requests() {
+        routes_of(known, of).for_each(|route| found.add(route));
+        // Those of one precedence stay as they are: the oldest route first, and its rules in their order.
+        found.rules.rules.sort_by_cached_key(|rule| rule.when.precedence());
+    }
+    (found.rules, found.dialled)
+}
+
+struct Finding<'a> {
+    known: Known<'a>,
+    of: Of<'a>,
+    rules: HttpRules,
+    dialled: BTreeSet<IpAddr>,
+}
+
+impl<'a> Finding<'a> {
+    fn add(&mut self, route: &RequestRoute) {
+        let namespace = &route.object.namespace;
+        let name = format!("{namespace}/{}", route.object.name);
+        for (i, rule) in route.rules.iter().enumerate() {
+            let to: Vec<_> = rule.backends.iter().map(|b| self.find(&b.backend, namespace, &name)).collect();
+            let copies: Vec<_> = rule.mirrors.iter().map(|(to, _)| self.find(to, namespace, &name)).collect();
+            for (j, when) in rule.matches.iter().enumerate() {
+                self.rules.rules.push(RoutedRule {
+                    name: format!("{name}/{i}/{j}"),
+                    when: when.clone(),
+                    rule: rule.clone(),
+                    to: to.clone(),
+                    copies: copies.clone(),
+                });
+            }
+        }
+        self.rules.routes.push(name);
+    }
+
+    fn find(&mut self, backend: &BackendRef, namespace: &Namespace, route: &str) -> RoutedTo {
+        let found = match &backend.target {
+            None => Err("it may not be referred to".to_owned()),
+            Some(target) => self.target(target, backend.port, namespace),
+        };
+        found.unwrap_or_else(|why| {
+            let message = format!(
+                "{} of HTTPRoute {route} leads nowhere: {why}; its requests are answered with 500",
+                backend.field
+            );
+            self.rules.problems.insert(("RouteBackendMissing", message));
+            RoutedTo::Nobody
+        })
+    }
+
+    fn target(
+        &mut self,
+        target: &BackendTarget,
+        port: u16,
+        namespace: &Namespace,
+    ) -> Result<RoutedTo, String> {
+        let snapshot = self.known.snapshot;
+        match target {
+            BackendTarget::Entry(object) => {
+                let entry = snapshot.entry(object).ok_or_else(|| format!("there is no {object}"))?;
+                let host = entry.hosts.iter().find(|host| !host.is_wildcard());
+                let host = host.ok_or_else(|| format!("{object} has wildcard hosts only"))?;
+                let listed = entry.ports.iter().find(|listed| listed.number == port);
+                let port = listed.ok_or_else(|| format!("{object} does not list port {port}"))?;
+                self.entry(Of { entry, host, port })
+            }
+            BackendTarget::Host(name) => {
+                let scope = Scope::Namespace(namespace.clone());
+                let Some(host) = snapshot.host(name) else {
+                    return self.service(name, port, Some(namespace));
+                };
+                let Some(view) = view_for(snapshot, host, &scope) else {
+                    return self.service(name, port, Some(namespace));
+                };
+                let mut listed =
+                    view.entries.iter().flat_map(|(entry, ports)| ports.iter().map(move |p| (*entry, *p)));
+                let (entry, port): (&Arc<Entry>, &Port) = listed
+                    .find(|(_, listed)| listed.number == port)
+                    .ok_or_else(|| format!("host {host} does not list port {port}"))?;
+                self.entry(Of { entry, host, port })
+            }
+            BackendTarget::Service(name) => self.service(name, port, None),
+        }
+    }
+
+    fn entry(&mut self, next: Of<'a>) -> Result<RoutedTo, String> {
+        let key = next.key();
+        if key == self.of.key() {
+            return Ok(RoutedTo::Itself);
+        }
+        let Entry { object, resolution, .. } = next.entry;
+        if next.port.protocol.transport() == Transport::Udp {
+            return Err(format!("port {} of {object} is of UDP", key.port));
+        }
+        if matches!(resolution, Resolution::None | Resolution::DynamicDns) {
+            return Err(format!("{object} has no endpoints of its own, by its resolution"));
+        }
+        let name = format!("{}/{}|{}|{}", object.namespace, object.name, key.host, key.port);
+        let found = backends::backends(self.known, next);
+        let upstream = waypoint::upstream(self.known, next, &found);
+        self.dialled.extend(found.dialled);
+        Ok(self.other(name, &key.host, key.port, next.port.protocol, upstream))
+    }
+
+    /// A Service of the cluster, which is asked for by its name. `seen_by`: only if clients of that namespace see it.
+    fn service(
+        &mut self,
+        host: &HostName,
+        port: u16,
+        seen_by: Option<&Namespace>,
+    ) -> Result<RoutedTo, String> {
+        let snapshot = self.known.snapshot;
+        let is_there = match (snapshot.service_of(host), seen_by) {
+            (Some(service), None) => !service.is_alias,
+            (Some(_), Some(_)) => snapshot.cluster_host(host, seen_by).is_some(),
+            // A folder without a Service says nothing of the cluster's.
+            (None, _) => seen_by.is_none() && !snapshot.knows_services(),
+        };
+        if !is_there {
+            return Err(match seen_by {
+                Some(namespace) => format!("no entry or Service has host {host} for clients of {namespace}"),
+                None => format!("there is no Service of the name {host}, or it is of type ExternalName"),
+            });
+        }
+        let endpoints = vec![(Arc::from(host.as_str()), port, 1)];
+        let upstream = Upstream::Names { endpoints, only_first: false };
+        Ok(self.other(format!("{host}|{port}"), host, port, self.of.port.protocol, upstream))
+    }
+
+    fn other(
+        &mut self,
+        name: String,
+        host: &HostName,
+        port: u16,
+        protocol: Protocol,
+        upstream: Upstream,
+    ) -> RoutedTo {
+        let name: Arc<str> = name.into();
+        // Who speaks something else is spoken to in HTTP all the same.
+        let protocol = if protocol.carries_requests() { protocol } else { Protocol::Http };
+        self.rules.others.insert(name.clone(), Other { host: host.clone(), port, protocol, upstream });
+        RoutedTo::Other(name)
+    }
+}
+
+/// The names that `entry` needs resolved for the sake of its routes, beside its own.
+pub(super) fn names(snapshot: &Snapshot, entry: &Entry) -> BTreeSet<HostName> {
+    let routes = snapshot.routes_of(entry);
+    if routes.is_empty() || snapshot.waypoint_of(entry).is_none() {
+        return BTreeSet::new();
+    }
+    let mut names = BTreeSet::new();
+    for target in routes.into_iter().flat_map(|route| route.targets()) {
+        match target {
+            BackendTarget::Entry(object) => {
+                if let Some(entry) = snapshot.entry(object) {
+                    let host = entry.hosts.iter().find(|host| !host.is_wildcard());
+                    names.extend(host.map(|host| names_of(snapshot, entry, host)).unwrap_or_default());
+                }
+            }
+            BackendTarget::Host(host) => {
+                names.extend(snapshot.entries_of(host).flat_map(|entry| names_of(snapshot, entry, host)));
+            }
+            BackendTarget::Service(_) => {}
+        }
+    }
+    names
+}
+
+/// What people are told of the routes of `service`, if it has any.
+#[must_use]
+pub fn http_route_condition(known: Known<'_>, service: &ServiceKey) -> Option<Condition> {
+    let entry = known.snapshot.entry(&service.entry)?;
+    let port = entry.ports.iter().find(|port| port.number == service.port)?;
+    condition(known, entry, &service.host, &[port])
+}
+
+/// What people are told of the routes of these ports of an entry: the worst first.
+pub(super) fn condition(
+    known: Known<'_>,
+    entry: &Entry,
+    host: &HostName,
+    ports: &[&Port],
+) -> Option<Condition> {
+    let mut told: BTreeMap<(u8, &'static str), BTreeSet<String>> = BTreeMap::new();
+    for port in ports {
+        let of = Of { entry, host, port };
+        let names: Vec<_> = routes_of(known, of).map(|route| route.object.to_string()).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let (names, number) = (names.join(", "), port.number);
+        let mut tell = |rank, reason, message| {
+            told.entry((rank, reason)).or_default().insert(message);
+        };
+        if !port.protocol.carries_requests() {
+            tell(
+                1,
+                "RouteNeedsHttp",
+                format!("{names}: port {number} is not of HTTP, so nothing is read there"),
+            );
+        } else if !waypoint::way(known, of).is_bound() {
+            let message = format!(
+                "{names}: requests to port {number} go through no waypoint, so the route does nothing (label istio.io/use-waypoint)"
+            );
+            tell(2, "RouteNeedsWaypoint", message);
+        } else {
+            let (rules, _) = rules(known, of);
+            if let Some(why) = known.waypoints.refusal(&of.key()) {
+                tell(
+                    4,
+                    "RouteRejected",
+                    format!("the waypoint did not take all of {names}: {why}; what it took goes on"),
+                );
+            }
+            rules.problems.into_iter().for_each(|(reason, message)| tell(3, reason, message));
+            tell(0, "RouteAccepted", format!("requests to port {number} go as {names} says"));
+        }
+    }
+    let ((worst, reason), _) = told.last_key_value()?;
+    let messages: Vec<_> = told.values().rev().flatten().cloned().collect();
+    let status = if *worst == 0 { "True" } else { "False" };
+    Some(Condition { kind: "kmesh-se.io/RequestsRouted", status, reason, message: messages.join("; ") })
+}
