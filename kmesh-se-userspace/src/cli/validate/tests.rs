@@ -56,7 +56,7 @@ fn other_kinds_are_skipped_in_silence() {
     let (answer, text) = run(&["-"], service, Format::Text);
     assert_eq!(
         (answer.expect("read"), text.as_str()),
-        (Answer::Yes, "No ServiceEntry or WorkloadEntry found.\n")
+        (Answer::Yes, "No ServiceEntry, WorkloadEntry or HTTPRoute for a ServiceEntry found.\n")
     );
     let (answer, text) = run(&["-"], "kind: Service\nmetadata: [\n", Format::Json);
     assert_eq!((answer.expect("read"), json_of(&text)), (Answer::Yes, json!({"results": []})));
