@@ -178,18 +178,15 @@ fn the_chart_installs_upgrades_and_goes_and_leaves_other_definitions_alone() -> 
         anyhow::Ok(output.stdout.starts_with(b"yes"))
     };
     let may = |verb: &str, what: &str| may_as("kmesh-se", &[verb, what, "-A"]);
-    for what in [
-        "serviceentries",
-        "workloadentries",
-        "httproutes.gateway.networking.k8s.io",
-        "namespaces",
-        "nodes",
-        "pods",
-        "services",
-    ] {
+    for what in ["serviceentries", "workloadentries", "namespaces", "nodes", "pods", "services"] {
         assert!(may("list", what)? && may("watch", what)?, "{what}");
         assert!(!may("update", what)? && !may("create", what)? && !may("delete", what)?, "{what}");
     }
+    // kubectl does not ask about a resource that is not served.
+    let role = kubectl.json(&["get", "clusterrole", "kmesh-se"])?;
+    let of_routes = |rule: &&Value| rule["resources"] == json!(["httproutes"]);
+    let rule = role["rules"].as_array().and_then(|rules| rules.iter().find(of_routes)).context("no rule")?;
+    assert_eq!(rule["verbs"], json!(["list", "watch"]), "{rule}");
     assert!(!may("list", "secrets")?);
     for (words, is_allowed) in [
         (["create", "leases.coordination.k8s.io", "-n", "kmesh-se"], true),

@@ -154,18 +154,18 @@ mod tests {
 
     #[test]
     fn what_is_new_comes_where_people_look_for_it() {
-        let had = [condition("Accepted", 0), condition("Warned", 0), condition("istio.io/WaypointBound", 0)];
+        let had = [condition("Accepted", 0), condition("Warned", 0), condition("example.com/Reviewed", 0)];
         let wanted = [condition("Accepted", 0), condition("Shadowed", 0), condition("Warned", 0)];
         let now = applied(&had, &had, &wanted).expect("all tests hold");
         let kinds: Vec<_> = now.iter().filter_map(|item| item["type"].as_str()).collect();
-        assert_eq!(kinds, ["Accepted", "Shadowed", "Warned", "istio.io/WaypointBound"]);
+        assert_eq!(kinds, ["Accepted", "Shadowed", "Warned", "example.com/Reviewed"]);
     }
 
     #[test]
     fn a_list_that_is_another_by_now_is_left_alone() {
-        let seen = [condition("istio.io/WaypointBound", 0), condition("Accepted", 0)];
+        let seen = [condition("example.com/Reviewed", 0), condition("Accepted", 0)];
         let wanted = [condition("Accepted", 1)];
-        let now = [condition("Accepted", 0), condition("istio.io/WaypointBound", 0)];
+        let now = [condition("Accepted", 0), condition("example.com/Reviewed", 0)];
         assert_eq!(applied(&now, &seen, &wanted), None);
         assert_eq!(applied(&seen[..1], &seen, &wanted), None);
     }
