@@ -128,7 +128,7 @@ impl Yard {
             Way::Direct | Way::Envoy => (&self.topology.sleep, &self.plain),
             Way::Empty(empty) => (&self.topology.sleep, &empty.cgroup),
             Way::Node(node, Client::NotEnrolled) => (&self.topology.sleep, &node.other),
-            Way::Node(node, _) => (&self.topology.sleep, &node.enrolled),
+            Way::Node(node, _) | Way::Waypoint(node) => (&self.topology.sleep, &node.enrolled),
         };
         let to = destination(kind, way).with_context(|| format!("no {kind:?} by {way:?}"))?;
         let word = format!("{kind:?}").to_lowercase();

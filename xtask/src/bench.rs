@@ -177,6 +177,7 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
     if let Err(error) = &envoy {
         skipped.push(format!("Envoy: {error:#}"));
     }
+    let waypoint = start_waypoint(&yard, &programs, &mut skipped);
     let (client_cpu, server_cpu) = yard.cpus();
     let settings = Settings {
         quick: plan.quick,
@@ -189,7 +190,13 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
         nftables: nftables.is_ok().then(machine::nftables).flatten(),
     };
     let mut report = Report::begin(settings, skipped);
-    let ways = traffic::Ways { empty: &empty, node: &node, nftables: nftables.is_ok(), envoy: envoy.is_ok() };
+    let ways = traffic::Ways {
+        empty: &empty,
+        node: &node,
+        nftables: nftables.is_ok(),
+        envoy: envoy.is_ok(),
+        waypoint: waypoint.as_ref(),
+    };
     for (part, kind) in traffic::KINDS {
         if plan.has(part) {
             say(&format!("{kind:?}: {} rounds of {:?} for each arm …", plan.rounds, plan.slot));
@@ -198,8 +205,9 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
     }
     drop(envoy);
     if plan.has(Part::Hooks) {
-        report.hooks = hooks::measure(&yard, &programs, &empty, &node, plan)?;
+        report.hooks = hooks::measure(&yard, &programs, &empty, &node, waypoint.as_ref(), plan)?;
     }
+    waypoint.map(Node::stop).transpose()?;
     if plan.has(Part::Scale) {
         report.scale = scale::measure(&yard, &programs, plan)?;
     }
@@ -209,6 +217,13 @@ fn measure(plan: &Plan) -> anyhow::Result<Report> {
     let left = yard.end();
     anyhow::ensure!(left.is_empty(), "left behind: {}", left.join(", "));
     Ok(report)
+}
+
+/// An agent with a waypoint, if there is an Envoy for it.
+fn start_waypoint(yard: &Yard, programs: &Programs, skipped: &mut Vec<String>) -> Option<Node> {
+    let envoy = Envoy::program()?;
+    let node = Node::start_waypoint(yard, &programs.agent, "waypoint", &envoy);
+    node.map_err(|error| skipped.push(format!("the waypoint: {error:#}"))).ok()
 }
 
 fn say(what: &str) {

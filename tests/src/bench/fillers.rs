@@ -32,9 +32,11 @@ pub(super) fn flags(entries: u32) -> Vec<String> {
     words
 }
 
-/// Writes the entry that the clients dial, the one whose backend is changed, and `entries` others.
-pub(super) fn write(folder: &Path, entries: u32) -> std::io::Result<()> {
-    std::fs::write(folder.join("bench.yaml"), bench())?;
+/// Writes the entry that the clients dial, bound to a waypoint or not, the one whose backend is changed, and `entries` others.
+pub(super) fn write(folder: &Path, entries: u32, is_bound: bool) -> std::io::Result<()> {
+    let label = "  labels: {istio.io/use-waypoint: waypoint}\nspec:\n";
+    let bench = if is_bound { bench().replacen("spec:\n", label, 1) } else { bench() };
+    std::fs::write(folder.join("bench.yaml"), bench)?;
     std::fs::write(folder.join("moved.yaml"), moved(super::ECHO[0]))?;
     for first in (0..entries).step_by(PER_FILE as usize) {
         let last = entries.min(first + PER_FILE);

@@ -1,17 +1,19 @@
 //! An agent with many entries, and cgroups of its clients.
 //!
-//! In: a yard, how many entries. Out: an agent whose maps hold them, and how long that took. Never: a
-//! neighbour of another agent: each has a network namespace of its own, for all listen at the same address.
+//! In: a yard, how many entries, an Envoy. Out: an agent whose maps hold them, and how long that took. Never: a
+//! neighbour of another agent: each has a network namespace of its own, for all listen at the same address; the one with an
+//! Envoy has the clients'.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Yard, fillers};
+use super::{Yard, fillers, with_nice};
 use crate::agent::Flags;
 use crate::netns::Netns;
 use crate::poll;
@@ -47,14 +49,38 @@ pub struct Node {
     pub entries: u32,
     /// From the start of the process to the last element in the maps.
     pub programmed_after: Duration,
+    /// How it is told to end.
+    end: Signal,
 }
+
+/// The services of the bench that go through a waypoint: those of TCP.
+const THROUGH: u64 = 2;
 
 impl Node {
     /// Writes the entries, then starts the agent, and waits until its maps hold them.
     ///
     /// # Errors
     /// When that does not happen; with the end of its log.
-    pub fn start(yard: &Yard, program: &std::path::Path, name: &str, entries: u32) -> anyhow::Result<Node> {
+    pub fn start(yard: &Yard, program: &Path, name: &str, entries: u32) -> anyhow::Result<Node> {
+        Node::start_with(yard, program, name, entries, None)
+    }
+
+    /// The same with the bench's entry bound to a waypoint, which is this Envoy on the loopback of the clients' namespace; waits
+    /// until it takes connections, too.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_waypoint(yard: &Yard, program: &Path, name: &str, envoy: &Path) -> anyhow::Result<Node> {
+        Node::start_with(yard, program, name, 1, Some(envoy))
+    }
+
+    fn start_with(
+        yard: &Yard,
+        program: &Path,
+        name: &str,
+        entries: u32,
+        envoy: Option<&Path>,
+    ) -> anyhow::Result<Node> {
         let attach = yard.cgroup(name)?;
         let [enrolled, other] = ["enrolled", "other"].map(|part| attach.join(part));
         for group in [&enrolled, &other] {
@@ -63,17 +89,21 @@ impl Node {
         let folder = yard.run.folder()?.join(name);
         let source = folder.join("entries");
         fs::create_dir_all(&source)?;
-        fillers::write(&source, entries)?;
+        fillers::write(&source, entries, envoy.is_some())?;
         let mut more = fillers::flags(entries);
         more.extend(["--enrol".to_owned(), enrolled.display().to_string()]);
         more.extend(["--log".to_owned(), "warn".to_owned()]);
+        let listen = envoy.map_or(NODE, |_| IpAddr::V4(Ipv4Addr::LOCALHOST));
+        if let Some(path) = envoy {
+            more.extend(["--waypoint-envoy".to_owned(), path.display().to_string()]);
+        }
         let (state, admin) = (folder.join("state"), folder.join("admin.sock"));
         let pin = yard.run.pins().join(name);
         let flags = Flags {
             program: program.to_owned(),
             source,
             cluster: None,
-            listen: NODE,
+            listen,
             attach,
             pin,
             state,
@@ -81,12 +111,19 @@ impl Node {
             more,
         };
 
-        let netns = Netns::add(&yard.run, name)?;
-        netns.ip(&format!("link set lo up\naddr add {NODE}/32 dev lo\n"))?;
-        let mut command = netns.command(program);
+        let (mut command, end) = match envoy {
+            // Its Envoy has the niceness of the one that it is compared with; told to stop for good, it ends that.
+            Some(_) => (with_nice(&yard.topology.sleep, yard.nice, program), Signal::SIGINT),
+            None => {
+                let netns = Netns::add(&yard.run, name)?;
+                netns.ip(&format!("link set lo up\naddr add {NODE}/32 dev lo\n"))?;
+                (netns.command(program), Signal::SIGTERM)
+            }
+        };
         let began = Instant::now();
         let process = Process::start(command.args(flags.arguments()), &folder.join("agent.log"))?;
-        let mut node = Node { process, flags, enrolled, other, entries, programmed_after: Duration::ZERO };
+        let programmed_after = Duration::ZERO;
+        let mut node = Node { process, flags, enrolled, other, entries, programmed_after, end };
         let wanted = u64::from(entries) * 2;
         let (mut ended, mut asked) = (None, began);
         let programmed = poll::until(&format!("{entries} entries to be programmed"), LIMIT, || {
@@ -96,7 +133,9 @@ impl Node {
             asked = Instant::now();
             ended = node.process.ended();
             let complete = node.status().is_ok_and(|status| {
-                status["healthy"] == true && frontends(&status).is_some_and(|used| used > wanted)
+                let is_through = envoy.is_none() || status["waypoint"]["through"] == THROUGH;
+                let has_all = frontends(&status).is_some_and(|used| used > wanted);
+                status["healthy"] == true && has_all && is_through
             });
             (complete || ended.is_some()).then_some(())
         });
@@ -168,10 +207,10 @@ impl Node {
     /// # Errors
     /// When it does not end well.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        self.process.signal(Signal::SIGTERM)?;
+        self.process.signal(self.end)?;
         let status = self.process.wait(Duration::from_secs(60))?;
         if !status.success() {
-            bail!("the agent ended with {status} on SIGTERM\n{}", self.process.tail());
+            bail!("the agent ended with {status} on {}\n{}", self.end, self.process.tail());
         }
         Ok(())
     }

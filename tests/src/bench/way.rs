@@ -35,6 +35,8 @@ pub enum Way<'a> {
     Nftables,
     /// A proxy on the client's loopback.
     Envoy,
+    /// The same by an agent that leads the VIP to it.
+    Waypoint(&'a Node),
 }
 
 /// What the client dials; none if the way does not carry this kind.
@@ -46,7 +48,8 @@ pub fn destination(kind: Kind, way: &Way<'_>) -> Option<SocketAddr> {
             Some(backend(target))
         }
         Way::Nftables | Way::Node(_, Client::Hit) => Some((VIP, port).into()),
-        Way::Envoy if kind == Kind::Udp => None,
+        Way::Envoy | Way::Waypoint(_) if kind == Kind::Udp => None,
+        Way::Waypoint(_) => Some((VIP, port).into()),
         Way::Envoy => Some((Ipv4Addr::LOCALHOST, target + ENVOY_OFFSET).into()),
     }
 }

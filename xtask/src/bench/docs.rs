@@ -107,7 +107,8 @@ one that does ends the run.\n\n\
 | miss | enrolled; the backend's address, which is no VIP |\n\
 | hit | enrolled; the VIP of a STATIC ServiceEntry with this backend |\n\
 | nftables DNAT | one rule in the output hook, and so conntrack; in a client namespace of its own on the same bridge, for conntrack would be on every arm's path |\n\
-| Envoy tcp_proxy | stock, one worker, no access log, on the loopback of the client's namespace as a sidecar is. The client dials it straight: the redirection that a sidecar needs comes on top. Not pinned: with two CPUs it has none of its own |\n\n\
+| Envoy tcp_proxy | stock, one worker, no access log, on the loopback of the client's namespace as a sidecar is. The client dials it straight: the redirection that a sidecar needs comes on top. Not pinned: with two CPUs it has none of its own |\n\
+| VIP through waypoint | enrolled; the VIP of the same entry, bound to a waypoint: the agent runs the same Envoy on the same loopback, as it does for users, with two workers and the statistics of its listeners, and the kernel leads the connection there |\n\n\
 The cost of connect4 is the kernel's own `run_time_ns / run_cnt` over a CRR loop, counted only in that part of the run. It \
 holds the time of reading the clock, as the empty program's does. What a hit costs when its socket goes is not in it. One depth \
 of the cgroup tree holds enrolled cgroups; each further one adds a look-up to all but the empty program.\n\n\

@@ -32,6 +32,7 @@ pub(super) fn measure(
     programs: &Programs,
     empty: &Empty,
     first: &Node,
+    waypoint: Option<&Node>,
     plan: &Plan,
 ) -> anyhow::Result<Vec<Hook>> {
     let mut more = Vec::new();
@@ -56,6 +57,11 @@ pub(super) fn measure(
             turn(Arm::Miss, Client::Miss);
         }
         turn(Arm::Hit, Client::Hit);
+    }
+
+    if let Some(node) = waypoint {
+        let (program, frontends) = (node.program_id(PROGRAM)?, Some(node.frontends()?));
+        turns.push(Turn { arm: Arm::Waypoint, way: Way::Waypoint(node), program, frontends, ns: Vec::new() });
     }
 
     say(&format!("connect4: {} rounds of {:?} for each arm …", plan.rounds, plan.slot));

@@ -58,7 +58,7 @@ type Panel = (String, Vec<Bar>);
 fn bar(arm: Arm, more: String, value: &Series) -> Bar {
     let color = match arm {
         Arm::Direct | Arm::Again | Arm::Empty => GRAY,
-        Arm::NotEnrolled | Arm::Miss | Arm::Hit => OURS,
+        Arm::NotEnrolled | Arm::Miss | Arm::Hit | Arm::Waypoint => OURS,
         Arm::Nftables | Arm::Envoy => OTHERS,
     };
     Bar { label: arm.label().to_owned() + &more, value: value.clone(), color }

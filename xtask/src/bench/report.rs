@@ -63,6 +63,7 @@ pub(crate) enum Arm {
     Hit,
     Nftables,
     Envoy,
+    Waypoint,
 }
 
 impl Arm {
@@ -77,6 +78,7 @@ impl Arm {
             Arm::Hit => "hit",
             Arm::Nftables => "nftables DNAT",
             Arm::Envoy => "Envoy tcp_proxy",
+            Arm::Waypoint => "VIP through waypoint",
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Ways<'a> {
     pub(super) node: &'a Node,
     pub(super) nftables: bool,
     pub(super) envoy: bool,
+    /// An agent with a waypoint.
+    pub(super) waypoint: Option<&'a Node>,
 }
 
 impl<'a> Ways<'a> {
@@ -37,6 +39,7 @@ impl<'a> Ways<'a> {
         ];
         ways.extend(self.nftables.then_some((Arm::Nftables, Way::Nftables)));
         ways.extend(self.envoy.then_some((Arm::Envoy, Way::Envoy)));
+        ways.extend(self.waypoint.map(|node| (Arm::Waypoint, Way::Waypoint(node))));
         ways.push((Arm::Again, Way::Direct));
         ways.retain(|(_, way)| destination(kind, way).is_some());
         ways

@@ -13,6 +13,8 @@ const FRONTENDS: u64 = 1_000_000;
 
 const ENVOY: &str = "This is Envoy's own cost as far as a hit is as fast as direct; it is dialled straight, without \
     the redirection of a sidecar.";
+const WAYPOINT: &str =
+    "The way to Envoy is a hit's; what is more is what the agent tells Envoy to do for Istio's users.";
 const CHANGE: &str = "From the renaming of the file: the system's notice, reading and parsing, building the host, the \
     writes, and the grace periods that they wait for. The target is meant from the event on.";
 const NOT_ENROLLED: &str = "The ancestor cgroup is asked for and looked up in an array, for each depth that holds \
@@ -120,8 +122,24 @@ fn traffic(report: &Report) -> Vec<Line> {
         ("CRR p50, hit / direct", Kind::Crr, Arm::Hit, Arm::Direct, Bound::AtMost(1.02), ""),
         ("CRR p50, hit / nftables DNAT", Kind::Crr, Arm::Hit, Arm::Nftables, Bound::AtMost(1.0), ""),
         ("CRR p50, Envoy / hit", Kind::Crr, Arm::Envoy, Arm::Hit, Bound::AtLeast(1.8), ENVOY),
+        (
+            "CRR p50, VIP through waypoint / Envoy",
+            Kind::Crr,
+            Arm::Waypoint,
+            Arm::Envoy,
+            Bound::AtMost(1.05),
+            WAYPOINT,
+        ),
         ("RR p50, hit / direct", Kind::Rr, Arm::Hit, Arm::Direct, Bound::AtMost(1.01), ""),
         ("RR p50, Envoy / hit", Kind::Rr, Arm::Envoy, Arm::Hit, Bound::AtLeast(1.8), ENVOY),
+        (
+            "RR p50, VIP through waypoint / Envoy",
+            Kind::Rr,
+            Arm::Waypoint,
+            Arm::Envoy,
+            Bound::AtMost(1.05),
+            WAYPOINT,
+        ),
         ("STREAM throughput, hit / direct", Kind::Stream, Arm::Hit, Arm::Direct, Bound::AtLeast(0.99), ""),
         ("UDP p50, hit / direct", Kind::Udp, Arm::Hit, Arm::Direct, Bound::AtMost(1.05), ""),
     ];
