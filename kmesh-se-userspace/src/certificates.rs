@@ -13,7 +13,7 @@ mod tests;
 
 pub use self::{
     authority::{Authority, Issued, client_uri},
-    keyring::{Keyring, Policy},
+    keyring::{Keyring, Policy, is_due},
 };
 
 /// Why certificates cannot be used or made.

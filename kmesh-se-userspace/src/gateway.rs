@@ -7,16 +7,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::{ApiResource, GroupVersionKind, Object};
 use serde::{Deserialize, Serialize};
 
-/// The name of the one class of Gateways that are waypoints here.
-pub const CLASS: &str = "kmesh-se-waypoint";
+pub use crate::model::{
+    GATEWAY_CLASS_LABEL as CLASS_LABEL, GATEWAY_NAME_LABEL as NAME_LABEL, WAYPOINT_CLASS as CLASS,
+};
+
 /// Who a GatewayClass must name for its Gateways to be ours.
 pub const CONTROLLER: &str = "kmesh-se.io/waypoint";
 /// The group of the Gateway API.
 pub const GROUP: &str = "gateway.networking.k8s.io";
-/// On all that belongs to a Gateway: its name. The selector of its Pods.
-pub const NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
-/// On all that belongs to a Gateway: its class.
-pub const CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// The protocol of a waypoint's listener, as Istio's users write it.
 pub const HBONE: &str = "HBONE";
 /// Its port.

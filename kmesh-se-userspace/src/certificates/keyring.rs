@@ -154,7 +154,8 @@ impl Keyring {
         let mut authorities: Vec<_> =
             known.iter().filter(|authority| authority.issued().counts(now)).cloned().collect();
         let lifetime = policy.authority_lifetime();
-        let is_over = |newest: &Issued| is_due(newest, now, lifetime) || is_lost && settled(newest);
+        let is_over =
+            |newest: &Issued| is_due(newest.not_after(), now, lifetime) || is_lost && settled(newest);
         if authorities.first().is_none_or(|newest| is_over(newest.issued())) {
             authorities.insert(0, Arc::new(Authority::make(now, lifetime)?));
         }
@@ -167,7 +168,7 @@ impl Keyring {
             // The signer's end may be near, too, until the next one signs.
             let ends = (now + policy.lifetime).min(authority.issued().not_after());
             let is_worth_it = ends > serving.not_after() + policy.lifetime / 10;
-            let is_old = is_due(serving, now, policy.lifetime) && is_worth_it;
+            let is_old = is_due(serving.not_after(), now, policy.lifetime) && is_worth_it;
             serving.counts(now) && !is_old && serving.is_for(&policy.hosts) && authority.signed(serving)
         };
         let serving = match before.map(|before| &before.serving).filter(stays) {
@@ -187,7 +188,8 @@ impl Keyring {
     }
 }
 
-/// Whether a third is left at most.
-fn is_due(issued: &Issued, now: Timestamp, lifetime: Duration) -> bool {
-    now + lifetime / 3 >= issued.not_after()
+/// Whether a third of `lifetime` is left at most of what counts until `not_after`: it is to be made anew.
+#[must_use]
+pub fn is_due(not_after: Timestamp, now: Timestamp, lifetime: Duration) -> bool {
+    now + lifetime / 3 >= not_after
 }

@@ -201,6 +201,9 @@ struct Room {
     snapshot: Snapshot,
     is_synced: bool,
     waypoints: desired::Waypoints,
+    /// Empty: names are for Envoys to resolve.
+    resolved: Resolved,
+    /// Empty: addresses are what statuses say.
     vips: VipPool,
     pods: BTreeMap<WaypointName, BTreeMap<Arc<str>, Replica>>,
     /// The hosts that have changed since they were last looked at by the leader.
@@ -221,6 +224,7 @@ impl Room {
             snapshot: Snapshot::default(),
             is_synced: false,
             waypoints: desired::Waypoints::in_cluster(desired::Unavailable::Refuse),
+            resolved: Resolved::new(),
             vips: VipPool::new(VipRanges::default()),
             pods: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -247,7 +251,12 @@ impl Room {
             Event::Delete(object) => {
                 self.touch_entry(&object);
                 if object.kind == Kind::Pod {
-                    self.pods.values_mut().for_each(|pods| drop(pods.remove(&object.name)));
+                    self.pods.retain(|waypoint, pods| {
+                        if waypoint.namespace == object.namespace {
+                            pods.remove(&object.name);
+                        }
+                        !pods.is_empty()
+                    });
                 }
                 self.snapshot.remove(&object)
             }
@@ -278,23 +287,18 @@ impl Room {
         else {
             return;
         };
-        let listed = pod.status.pod_ips.iter().map(|address| address.ip.as_str());
-        let mut addresses: Vec<IpAddr> = listed.filter_map(|text| text.parse().ok()).collect();
-        if addresses.is_empty() {
-            addresses.extend(pod.status.pod_ip.parse::<IpAddr>().ok());
-        }
-        let is_ready = pod.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        let has_ended = matches!(pod.status.phase.as_str(), "Failed" | "Succeeded");
-        let is_leaving = has_ended || pod.metadata.deletion_timestamp.is_some();
+        let status = &pod.status;
+        let addresses: Vec<IpAddr> = status.addresses().filter_map(|text| text.parse().ok()).collect();
+        let is_ready = status.is_ready();
+        let is_leaving = status.has_ended() || pod.metadata.deletion_timestamp.is_some();
         let waypoint = WaypointName { namespace: pod.metadata.namespace(), name: gateway.into() };
         let pods = self.pods.entry(waypoint).or_default();
         pods.insert(pod.metadata.name.as_str().into(), Replica { addresses, is_ready, is_leaving });
     }
 
     fn known(&self) -> Known<'_> {
-        static NOTHING: std::sync::LazyLock<Resolved> = std::sync::LazyLock::new(Resolved::new);
-        let (snapshot, vips, waypoints) = (&self.snapshot, &self.vips, &self.waypoints);
-        Known { snapshot, resolved: &NOTHING, vips, waypoints }
+        let Self { snapshot, resolved, vips, waypoints, .. } = self;
+        Known { snapshot, resolved, vips, waypoints }
     }
 
     /// Says what entries are to be told.

@@ -72,6 +72,27 @@ pub struct PodStatus {
     pub conditions: Vec<PodCondition>,
 }
 
+impl PodStatus {
+    /// Its addresses, as written.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let listed = self.pod_ips.iter().map(|address| address.ip.as_str());
+        let only = Some(self.pod_ip.as_str()).filter(|ip| self.pod_ips.is_empty() && !ip.is_empty());
+        listed.chain(only)
+    }
+
+    /// Whether the kubelet finds it ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
+    /// Whether it runs no more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase.as_str(), "Failed" | "Succeeded")
+    }
+}
+
 /// One of `status.podIPs`.
 #[derive(Clone, Debug, Default, PartialEq, Hash, Deserialize)]
 #[serde(default, expecting = "an object")]

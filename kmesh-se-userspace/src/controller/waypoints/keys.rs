@@ -19,7 +19,7 @@ use tokio::{
 
 use super::door::{self, Keys, KeysError};
 use crate::{
-    certificates::{CertificateError, Issued, Keyring},
+    certificates::{CertificateError, Issued, Keyring, client_uri, is_due},
     controller::{
         gateways::{GatewayFacts, Known as Gateways, XDS_FOLDER},
         keyring::{KeptKeyring, KeyringError},
@@ -131,8 +131,10 @@ const LOOK: Duration = Duration::from_secs(30);
 
 impl Given {
     fn lasts(&self, ring: &Keyring, facts: &GatewayFacts, now: Timestamp, lifetime: Duration) -> bool {
-        let is_due = now + lifetime / 3 >= self.not_after;
-        self.uid == facts.uid && !is_due && self.bundle == ring.bundle() && self.looked_at.elapsed() < LOOK
+        self.uid == facts.uid
+            && !is_due(self.not_after, now, lifetime)
+            && self.bundle == ring.bundle()
+            && self.looked_at.elapsed() < LOOK
     }
 }
 
@@ -167,7 +169,7 @@ async fn give(
     let has_bundle = file(authority) == bundle.as_bytes();
     let files = secret_files(Path::new(XDS_FOLDER));
     let has_others = files.iter().all(|(name, text)| file(name) == text.as_bytes());
-    if let Some(not_after) = not_after.filter(|until| now + lifetime / 3 < *until)
+    if let Some(not_after) = not_after.filter(|until| !is_due(*until, now, lifetime))
         && has_bundle
         && has_others
         && is_own
@@ -201,7 +203,7 @@ async fn give(
 /// Until when a certificate of ours for this waypoint counts; none if it is none.
 fn expires(certificate: &[u8], key: &[u8], ring: &Keyring, waypoint: &WaypointName) -> Option<Timestamp> {
     let der = CertificateDer::from_pem_slice(certificate).ok()?;
-    let is_for = crate::certificates::client_uri(&der)? == door::uri(waypoint);
+    let is_for = client_uri(&der)? == door::uri(waypoint);
     let issued = Issued::from_pem(certificate, key).ok()?;
     (is_for && ring.signed(&issued)).then(|| issued.not_after())
 }

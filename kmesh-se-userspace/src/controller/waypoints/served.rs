@@ -58,7 +58,7 @@ pub(super) struct Served {
     /// Its Envoys and Pods when they were looked at last; none when its services have changed since.
     seen: Option<Seen>,
     /// Whether no port is left for some service.
-    pub(super) is_full: bool,
+    is_full: bool,
 }
 
 type Seen = (Vec<NodeInfo>, BTreeMap<Arc<str>, Replica>);
@@ -176,15 +176,15 @@ impl Served {
         let left = self.pool.take_left(time);
         let Some(xds) = self.xds.clone() else { return self.seen.replace(Default::default()).is_none() };
         left.iter().for_each(|service| xds.set(service, None));
-        let seen = Some((xds.nodes(), pods.clone()));
+        let nodes = xds.nodes();
+        let seen = Some((nodes.clone(), pods.clone()));
         let waits = !self.taken.is_empty() || now < self.began + RETURN;
         if !waits && left.is_empty() && self.seen == seen {
             return false;
         }
         self.seen = seen;
         let alive = |pod: &str| pods.get(pod).is_some_and(|pod| !pod.is_leaving);
-        let connected: BTreeMap<Arc<str>, Arc<str>> = xds
-            .nodes()
+        let connected: BTreeMap<Arc<str>, Arc<str>> = nodes
             .into_iter()
             .filter(|node| node.connected)
             .map(|node| (pod_of(&node.id).into(), node.id))

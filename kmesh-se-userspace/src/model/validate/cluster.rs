@@ -23,14 +23,10 @@ pub(super) fn pod(raw: &Pod) -> Verdict<Workload> {
     let mut report = Report::default();
     metadata::check(&raw.metadata, &mut report);
     let status = &raw.status;
-    let mut listed: Vec<&str> = status.pod_ips.iter().map(|address| address.ip.as_str()).collect();
-    if listed.is_empty() && !status.pod_ip.is_empty() {
-        listed.push(&status.pod_ip);
-    }
     let ports = container_ports(raw);
     let locality = locality_label(&raw.metadata.labels).unwrap_or_default();
     let mut endpoints = Vec::new();
-    for text in listed {
+    for text in status.addresses() {
         match text.parse::<std::net::IpAddr>() {
             Ok(address) => endpoints.push(Endpoint {
                 address: EndpointAddress::Ip(address.to_canonical()),
@@ -48,13 +44,11 @@ pub(super) fn pod(raw: &Pod) -> Verdict<Workload> {
             }
         }
     }
-    let has_ended = matches!(status.phase.as_str(), "Failed" | "Succeeded");
-    let says_ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let workload = Workload {
         object: raw.metadata.object_ref(Kind::Pod),
         labels: raw.metadata.labels.clone(),
         endpoints,
-        is_ready: says_ready && !has_ended && raw.metadata.deletion_timestamp.is_none(),
+        is_ready: status.is_ready() && !status.has_ended() && raw.metadata.deletion_timestamp.is_none(),
     };
     report.into_verdict(workload, |_, _| {})
 }
