@@ -3,7 +3,7 @@
 //! In: nothing. Out: constants. Never: a value that depends on the machine.
 
 /// Version of the layout of every map but the per-socket ones; a change of any type in [`crate::maps`] raises it.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Version of the layout of the maps that hold state of sockets: `kmse_conn`, `kmse_sk` and `kmse_udp`.
 pub const SOCKET_LAYOUT_VERSION: u32 = 4;
@@ -82,7 +82,7 @@ pub const MAX_FRONTENDS: u32 = 131_072;
 pub const MAX_ADDRESSES: u32 = 131_072;
 /// Default capacity of the map of address ranges; a row takes memory only when it is there.
 pub const MAX_CIDRS: u32 = 65_536;
-/// Default number of services.
+/// Default number of services; a waypoint counts as one.
 pub const MAX_SERVICES: u32 = 65_536;
 /// Default number of slots over all services; a change needs room for the old and the new run.
 pub const MAX_SLOTS: u32 = 524_288;

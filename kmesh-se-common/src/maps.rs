@@ -51,6 +51,9 @@ pub const ENROL_ASK: u64 = u64::MAX;
 /// Where a service's slots lie: value of `kmse_service`. Read and written as one aligned 8-byte word, so a reader sees
 /// the old runs or the new ones. Each family has a run of its own, IPv4 first: who dials an address of one family gets a
 /// backend of that family, and one of the other only when there is none.
+///
+/// With [`THROUGH_WAYPOINT`] as its last count, the service has no slots of its own: `slot_base` is the id of its waypoint, which is
+/// a row of this map, too, and `v4_count` the port there. The slots of a waypoint are its replicas, whose backends have port 0.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -58,21 +61,40 @@ pub struct Service {
     pub slot_base: u32,
     /// Number of slots with IPv4 backends, from `slot_base`.
     pub v4_count: u16,
-    /// Number of slots with IPv6 backends, behind those.
+    /// Number of slots with IPv6 backends, behind those; or [`THROUGH_WAYPOINT`].
     pub v6_count: u16,
 }
 
+/// [`Service::v6_count`] of a service that goes through a waypoint.
+pub const THROUGH_WAYPOINT: u16 = u16::MAX;
+
 impl Service {
+    /// The most slots of one family.
+    pub const MAX_COUNT: u16 = THROUGH_WAYPOINT - 1;
+
     /// A service without backends.
     pub const EMPTY: Self = Self { slot_base: 0, v4_count: 0, v6_count: 0 };
 
-    /// The number of slots of both runs.
+    /// A service that goes to a port of the waypoint with this id.
     #[must_use]
-    pub const fn slot_count(self) -> u32 {
-        self.v4_count as u32 + self.v6_count as u32
+    pub const fn through(waypoint: u32, port: u16) -> Self {
+        Self { slot_base: waypoint, v4_count: port, v6_count: THROUGH_WAYPOINT }
     }
 
-    /// First slot and number of slots for who dials an address of this family.
+    /// The id of the waypoint that the service goes through, and the port there; none if it has slots of its own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn waypoint(self) -> Option<(u32, u16)> {
+        if self.v6_count == THROUGH_WAYPOINT { Some((self.slot_base, self.v4_count)) } else { None }
+    }
+
+    /// The number of its own slots, of both runs.
+    #[must_use]
+    pub const fn slot_count(self) -> u32 {
+        if self.waypoint().is_some() { 0 } else { self.v4_count as u32 + self.v6_count as u32 }
+    }
+
+    /// First slot and number of slots for who dials an address of this family. Not of a service that goes through a waypoint.
     #[inline(always)]
     #[must_use]
     pub const fn run(self, v4: bool) -> (u32, u32) {
@@ -102,7 +124,7 @@ pub struct Slot {
 pub struct Backend {
     /// The address.
     pub addr: Addr16,
-    /// The port, host order.
+    /// The port, host order; 0 of a waypoint's replica, whose port each service has.
     pub port: u16,
     #[doc(hidden)]
     pub _pad: u16,

@@ -52,8 +52,8 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         Fate::Unknown => return pass(ctx, to, proto),
     }
-    let outcome = match pick::backend(pick::slots(service), to) {
-        Some((backend, _)) if F::reaches(&backend.addr) => {
+    let outcome = match pick::stream(service, to) {
+        Some(backend) if F::reaches(&backend.addr) => {
             count::add(Outcome::Connected);
             count::service_connect(service);
             count::trace_connect(config, workload, to, backend, service, proto);
@@ -72,8 +72,8 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
 /// port where nobody listens. Neither that nor a refusal is counted: nobody wanted to talk.
 #[inline(always)]
 fn sort<F: Family>(ctx: &SockAddrContext, to: Endpoint, proto: u8, service: u32) -> i32 {
-    match pick::backend(pick::slots(service), to) {
-        Some((backend, _)) if is_v4_mapped(&backend.addr) == is_v4_mapped(&to.addr) => {
+    match pick::stream(service, to) {
+        Some(backend) if is_v4_mapped(&backend.addr) == is_v4_mapped(&to.addr) => {
             let backend = Endpoint { port: DISCARD_PORT, ..backend };
             rewrite::<F>(ctx, proto, peer::mapping(to, backend, NO_SERVICE, 0), backend)
         }

@@ -45,11 +45,11 @@ pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
 pub use policy::registry_only;
 pub use ports::{PortAssignment, PortPool, PortRange, PortRangeError, PortsExhausted};
 pub use range::AddressRange;
-pub use tables::{Address, AddressRule, Backend, Frontend, Keys, ServiceKey, Tables, Unlisted};
+pub use tables::{Address, AddressRule, Backend, Frontend, Keys, LedTo, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 pub use waypoint::{
-    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints, entry_waypoint_condition,
-    is_through, waypoint_condition,
+    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints, backends_of,
+    entry_waypoint_condition, is_through, replicas, waypoint_condition,
 };
 pub use winner::service_that_wins;
 

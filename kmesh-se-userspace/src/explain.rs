@@ -18,7 +18,8 @@ use serde_json::{Map, Value};
 
 pub use self::facts::{
     AgentFacts, Answered, Asked, Client, Dial, EnrolledAs, EntryFacts, Facts, FailureFacts, LiveBackend,
-    LiveService, Lookup, NameFacts, RejectedFacts, SourceFacts, TargetError, Trouble, WaypointFacts,
+    LiveService, LiveWaypoint, Lookup, NameFacts, RejectedFacts, SourceFacts, TargetError, Trouble,
+    WaypointFacts,
 };
 
 /// The answer to `explain`.

@@ -25,10 +25,12 @@ pub use self::{
     report::{ObjectReport, Report},
 };
 use crate::{
-    desired::{self, Desired, Keys, Known, Leases, NameEntry, Tables, VipPool, Waypoints},
+    desired::{self, Desired, Keys, Known, Leases, LedTo, NameEntry, Tables, VipPool, Waypoints},
     diff::{MapOp, diff},
     dns::NameTable,
-    model::{Addresses, HostName, Object, ObjectRef, Place, Resolved, Snapshot, validate},
+    model::{
+        Accepted, Addresses, HostName, Object, ObjectRef, Place, Resolved, Snapshot, WaypointName, validate,
+    },
     sink::{Maps, Sink},
     source::Event,
 };
@@ -40,6 +42,8 @@ pub struct Reconciler<M> {
     resolved: Resolved,
     vips: VipPool,
     waypoints: Waypoints,
+    /// The waypoints that may have other replicas than in the maps.
+    moved: BTreeSet<WaypointName>,
     /// The hosts with a service for which no port was left at its waypoint.
     unassigned: BTreeSet<HostName>,
     /// Whether ports of an earlier run that nobody needs were taken back.
@@ -100,6 +104,7 @@ impl<M: Maps> Reconciler<M> {
             resolved: Resolved::new(),
             vips,
             waypoints: Waypoints::default(),
+            moved: BTreeSet::new(),
             unassigned: BTreeSet::new(),
             assignments_are_ours: false,
             allocates: true,
@@ -158,6 +163,9 @@ impl<M: Maps> Reconciler<M> {
     fn apply(&mut self, object: &Object) {
         let reference = object.object_ref();
         let verdict = validate(object);
+        if let Some(Accepted::Waypoint(proxies)) = &verdict.accepted {
+            self.moved.insert(proxies.waypoint.clone());
+        }
         self.report.set_object(&reference, verdict.errors, verdict.warnings);
         if let Object::ServiceEntry(raw) = object {
             self.report.set_rejected_hosts(&reference, &raw.spec.hosts);
@@ -231,6 +239,10 @@ impl<M: Maps> Reconciler<M> {
             step.must_save |= self.release_unused_vips(now);
             self.take_over(&mut step.touched);
         }
+        if !self.moved.is_empty() {
+            let no_host = step.touched.entry(HostName::new("")).or_default();
+            no_host.waypoints.extend(std::mem::take(&mut self.moved));
+        }
         step.must_save_leases = self.leases.take_changed();
         let frontends = step.touched.values().flat_map(|keys| &keys.frontends).map(|f| &f.scope);
         let addresses = step.touched.values().flat_map(|keys| &keys.addresses).map(|a| &a.scope);
@@ -289,17 +301,18 @@ impl<M: Maps> Reconciler<M> {
     fn take_over(&mut self, touched: &mut BTreeMap<HostName, Keys>) {
         let mut wanted = Keys::default();
         touched.values().for_each(|keys| wanted.extend(keys.clone()));
-        let rows = self.desired.rows(&wanted);
+        let rows = self.rows(&wanted);
         self.sink.adopt(&rows);
         for (host, keys) in touched.iter_mut() {
             let is_unanswered = self.desired.get(host).is_some_and(|d| !d.unresolved.is_empty());
             keys.services.retain(|key| {
-                let is_empty = rows.services.get(key).is_none_or(Vec::is_empty);
+                let is_empty = rows.services.get(key).is_none_or(LedTo::is_nowhere);
                 !(is_unanswered && is_empty && self.sink.actual().services.contains_key(key))
             });
         }
         let mut left = self.sink.actual().clone();
         left.services.retain(|key, _| !wanted.services.contains(key));
+        left.waypoints.retain(|name, _| !wanted.waypoints.contains(name));
         left.frontends.retain(|frontend, _| !wanted.frontends.contains(frontend));
         left.addresses.retain(|address, _| !wanted.addresses.contains(address));
         touched.entry(HostName::new("")).or_default().extend(left.into_keys());
@@ -319,7 +332,8 @@ impl<M: Maps> Reconciler<M> {
             self.report.clear_failures(host);
             keys.extend(own.clone());
         }
-        let ops = diff(&self.sink.actual().rows(&keys), &self.desired.rows(&keys));
+        self.add_waypoints_left(&mut keys);
+        let ops = diff(&self.sink.actual().rows(&keys), &self.rows(&keys));
         if ops.is_empty() {
             return;
         }
@@ -345,6 +359,7 @@ impl<M: Maps> Reconciler<M> {
             MapOp::SetService(key, _) | MapOp::RemoveService(key) | MapOp::SetFrontend(_, key) => {
                 Some(&key.host)
             }
+            MapOp::SetWaypoint(name, _) | MapOp::RemoveWaypoint(name) => self.host_through(name, touched),
             MapOp::RemoveFrontend(frontend) => {
                 self.sink.actual().frontends.get(frontend).map(|key| &key.host)
             }
@@ -438,6 +453,7 @@ impl<M: Maps> Reconciler<M> {
 
 fn add_key(keys: &mut Keys, op: &MapOp) {
     match op.clone() {
+        MapOp::SetWaypoint(name, _) | MapOp::RemoveWaypoint(name) => keys.waypoints.insert(name),
         MapOp::SetService(key, _) | MapOp::RemoveService(key) => keys.services.insert(key),
         MapOp::SetFrontend(frontend, _) | MapOp::RemoveFrontend(frontend) => keys.frontends.insert(frontend),
         MapOp::SetAddress(address, _) | MapOp::RemoveAddress(address) => keys.addresses.insert(address),

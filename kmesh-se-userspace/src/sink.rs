@@ -38,7 +38,7 @@ pub use self::{
 use crate::{
     desired::{ServiceKey, Tables},
     diff::MapOp,
-    model::Namespace,
+    model::{Namespace, WaypointName},
 };
 
 /// The maps as the sink needs them: one element at a time.
@@ -47,7 +47,7 @@ pub trait Maps {
     fn set_backend(&mut self, id: u32, backend: maps::Backend) -> Result<(), MapError>;
     /// Writes an element of `kmse_slot`.
     fn set_slot(&mut self, id: u32, slot: maps::Slot) -> Result<(), MapError>;
-    /// Writes the slots' word of a service in one store.
+    /// Writes the slots' word of a service or waypoint in one store.
     fn set_service(&mut self, id: u32, service: Service) -> Result<(), MapError>;
     /// Sets the counters of a service to zero.
     fn reset_service_count(&mut self, id: u32) -> Result<(), MapError>;
@@ -106,11 +106,14 @@ pub enum MapError {
     /// The service that a frontend or address needs is not there, because it could not be written.
     #[error("the service of this address could not be written; its own error says why")]
     NoService,
-    /// A frontend or address that could not be changed still leads to the service.
-    #[error("an address that could not be changed still leads to this service; its own error says why")]
+    /// The waypoint that a service is to be led to is not there, because it could not be written.
+    #[error("the waypoint of this service could not be written; its own error says why")]
+    NoWaypoint,
+    /// A frontend or address that could not be changed still leads to the service, or a service to the waypoint.
+    #[error("what could not be changed still leads to this service or waypoint; its own error says why")]
     StillUsed,
     /// A service has more backends than its run of slots can have.
-    #[error("a service has more than {} backends of one family; list fewer", u16::MAX)]
+    #[error("a service has more than {} backends of one family; list fewer", Service::MAX_COUNT)]
     Service,
     /// Cgroups are enrolled at too many different depths.
     #[error("cgroups are enrolled at more than {MAX_LEVELS} different depths of the tree; enrol fewer")]
@@ -125,6 +128,7 @@ impl MapError {
             Self::Full { .. } => "MapFull",
             Self::Sys { .. } => "MapWriteFailed",
             Self::NoService => "ServiceNotWritten",
+            Self::NoWaypoint => "WaypointNotWritten",
             Self::StillUsed => "ServiceStillUsed",
             Self::Service => "TooManyBackends",
             Self::Levels => "TooManyCgroupDepths",
@@ -203,6 +207,7 @@ pub struct Sink<M> {
     /// How many of the addresses in `actual` are ranges.
     cidrs: u32,
     services: HashMap<ServiceKey, ServiceIds>,
+    waypoints: HashMap<WaypointName, ServiceIds>,
     backends: HashMap<(IpAddr, u16), BackendId>,
     scopes: BTreeMap<Namespace, ScopeId>,
     workloads: BTreeMap<u64, (u32, Enrolment)>,
@@ -231,6 +236,7 @@ impl<M: Maps> Sink<M> {
             actual: Tables::default(),
             cidrs: 0,
             services: HashMap::new(),
+            waypoints: HashMap::new(),
             backends: HashMap::new(),
             scopes: BTreeMap::new(),
             workloads: BTreeMap::new(),
@@ -322,7 +328,9 @@ impl<M: Maps> Sink<M> {
         let mut has_removed = false;
         for op in ops {
             let done = match &op {
-                MapOp::SetService(key, backends) => self.set_service(key, backends),
+                MapOp::SetWaypoint(name, replicas) => self.set_waypoint(name, replicas),
+                MapOp::RemoveWaypoint(name) => self.remove_waypoint(name),
+                MapOp::SetService(key, led_to) => self.set_service(key, led_to),
                 MapOp::RemoveService(key) => self.remove_service(key),
                 MapOp::SetFrontend(frontend, key) => self.set_frontend(frontend, key),
                 MapOp::RemoveFrontend(frontend) => self.remove_frontend(frontend),
@@ -333,7 +341,10 @@ impl<M: Maps> Sink<M> {
                 Ok(()) => {
                     has_removed |= matches!(
                         op,
-                        MapOp::RemoveService(_) | MapOp::RemoveFrontend(_) | MapOp::RemoveAddress(_)
+                        MapOp::RemoveWaypoint(_)
+                            | MapOp::RemoveService(_)
+                            | MapOp::RemoveFrontend(_)
+                            | MapOp::RemoveAddress(_)
                     );
                     self.actual.apply(&op);
                 }

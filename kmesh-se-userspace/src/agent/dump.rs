@@ -2,20 +2,23 @@
 //!
 //! In: the loop's state; on request the kernel's maps. Out: JSON. Never: a change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use kmesh_se_common::{
     addr,
-    maps::{self, AddressKey, Cidr, CidrKey},
+    maps::{self, AddressKey, Cidr, CidrKey, Service},
 };
 use serde_json::{Value, json};
 
 use super::Agent;
 use crate::{
     admin::DumpState,
-    desired::{Address, AddressRule, Backend, Frontend, Keys, NameView, Scope, ServiceKey, Tables},
+    desired::{Address, AddressRule, Frontend, Keys, LedTo, NameView, Scope, ServiceKey, Tables},
     diff::{MapOp, diff},
-    model::{HostName, Transport},
+    model::{HostName, Transport, WaypointName},
     sink::{MapError, Sink, aya::AyaMaps, range_at, unlisted_of},
 };
 
@@ -66,7 +69,7 @@ impl Agent {
         let desired = self.reconciler.desired();
         let mut keys = Keys::default();
         desired.hosts().for_each(|(_, host)| keys.extend(host.tables.clone().into_keys()));
-        desired.rows(&keys)
+        self.reconciler.rows(&keys)
     }
 
     fn dump_desired(&self) -> Result<Value, serde_json::Error> {
@@ -137,10 +140,12 @@ impl Agent {
         for (id, key) in ids {
             services.push(self.dump_kernel_service(sink, id, key, &mut differences)?);
         }
+        let waypoints = self.dump_kernel_waypoints(sink, &mut differences)?;
         self.compare_workloads(sink, &mut differences)?;
         Ok(json!({
             "differs": !differences.is_empty(), "differences": differences, "frontends": frontends,
-            "addresses": addresses, "services": services, "levels": sink.maps().read_levels(),
+            "addresses": addresses, "services": services, "waypoints": waypoints,
+            "levels": sink.maps().read_levels(),
         }))
     }
 
@@ -202,7 +207,7 @@ impl Agent {
             return Ok(json!({ "id": id, "service": key.to_string() }));
         };
         let believed: BTreeSet<_> =
-            sink.actual().services.get(key).into_iter().flatten().map(|b| (b.address, b.port)).collect();
+            sink.actual().backends_of(key).iter().map(|b| (b.address, b.port)).collect();
         let found: BTreeSet<_> = live.backends.iter().map(|b| (b.address, b.port)).collect();
         if found != believed {
             differences.push(format!("service {key} leads to {found:?}, not to {believed:?}"));
@@ -214,8 +219,33 @@ impl Agent {
             .collect();
         Ok(json!({
             "id": id, "service": key.to_string(), "slotBase": live.slot_base, "slotCount": live.slot_count,
-            "backends": backends,
+            "waypointId": live.through.as_ref().map(|through| through.id),
+            "waypointPort": live.through.as_ref().map(|through| through.port), "backends": backends,
         }))
+    }
+
+    fn dump_kernel_waypoints(
+        &self,
+        sink: &Sink<AyaMaps>,
+        differences: &mut Vec<String>,
+    ) -> Result<Vec<Value>, MapError> {
+        let mut waypoints = Vec::new();
+        let mut ids: Vec<_> = sink.waypoint_ids().collect();
+        ids.sort_unstable_by_key(|(id, _)| *id);
+        for (id, name) in ids {
+            let word = sink.maps().read_service(id).unwrap_or(Service::EMPTY);
+            let found: BTreeSet<_> =
+                self.live_backends(word)?.iter().map(|backend| backend.address).collect();
+            let believed = sink.actual().waypoints.get(name);
+            if believed != Some(&found) {
+                differences.push(format!("waypoint {name} has {found:?}, not {believed:?}"));
+            }
+            waypoints.push(json!({
+                "id": id, "name": name.to_string(), "slotBase": word.slot_base, "slotCount": word.slot_count(),
+                "replicas": found,
+            }));
+        }
+        Ok(waypoints)
     }
 
     fn compare_workloads(&self, sink: &Sink<AyaMaps>, differences: &mut Vec<String>) -> Result<(), MapError> {
@@ -234,14 +264,29 @@ impl Agent {
 }
 
 fn tables(tables: &Tables) -> Value {
-    let services: Vec<_> = tables.services.iter().map(|(key, backends)| service(key, backends)).collect();
+    let services: Vec<_> = tables.services.iter().map(|(key, led_to)| service(key, Some(led_to))).collect();
+    let waypoints: Vec<_> =
+        tables.waypoints.iter().map(|(name, replicas)| waypoint(name, Some(replicas))).collect();
     let frontends: Vec<_> = tables.frontends.iter().map(|(f, key)| frontend(f, Some(key))).collect();
     let addresses: Vec<_> = tables.addresses.iter().map(|(a, rule)| address(a, Some(rule))).collect();
-    json!({ "services": services, "frontends": frontends, "addresses": addresses })
+    json!({ "services": services, "waypoints": waypoints, "frontends": frontends, "addresses": addresses })
 }
 
-fn service(key: &ServiceKey, backends: &[Backend]) -> Value {
-    json!({ "host": key.host, "entry": key.entry.to_string(), "port": key.port, "backends": backends })
+fn service(key: &ServiceKey, led_to: Option<&LedTo>) -> Value {
+    let mut row =
+        json!({ "host": key.host, "entry": key.entry.to_string(), "port": key.port, "backends": [] });
+    match led_to {
+        Some(LedTo::Backends(backends)) => row["backends"] = json!(backends),
+        Some(LedTo::Waypoint(waypoint, port)) => {
+            row["waypoint"] = json!({ "name": waypoint.to_string(), "port": port });
+        }
+        None => {}
+    }
+    row
+}
+
+fn waypoint(name: &WaypointName, replicas: Option<&BTreeSet<IpAddr>>) -> Value {
+    json!({ "name": name.to_string(), "replicas": replicas })
 }
 
 fn frontend(frontend: &Frontend, key: Option<&ServiceKey>) -> Value {
@@ -267,8 +312,10 @@ fn name(host: &HostName, scope: &Scope, view: &NameView) -> Value {
 
 fn operation(op: &MapOp) -> Value {
     let (word, value) = match op {
-        MapOp::SetService(key, backends) => ("setService", service(key, backends)),
-        MapOp::RemoveService(key) => ("removeService", service(key, &[])),
+        MapOp::SetWaypoint(name, replicas) => ("setWaypoint", waypoint(name, Some(replicas))),
+        MapOp::RemoveWaypoint(name) => ("removeWaypoint", waypoint(name, None)),
+        MapOp::SetService(key, led_to) => ("setService", service(key, Some(led_to))),
+        MapOp::RemoveService(key) => ("removeService", service(key, None)),
         MapOp::SetFrontend(at, key) => ("setFrontend", frontend(at, Some(key))),
         MapOp::RemoveFrontend(at) => ("removeFrontend", frontend(at, None)),
         MapOp::SetAddress(at, rule) => ("setAddress", address(at, Some(rule))),

@@ -13,8 +13,8 @@ use anyhow::Context;
 use kmesh_se_common::{
     addr,
     maps::{
-        AddressKey, CidrKey, FrontendKey, PREFIX_SINGLE, SCOPE_MESH, WORKLOAD_EXEMPT, WORKLOAD_PRIVATE_VIEW,
-        Workload,
+        AddressKey, CidrKey, FrontendKey, PREFIX_SINGLE, SCOPE_MESH, Service, WORKLOAD_EXEMPT,
+        WORKLOAD_PRIVATE_VIEW, Workload,
     },
 };
 
@@ -27,8 +27,8 @@ use crate::{
     enrol::Cgroup,
     explain::{
         AgentFacts, Answered, Asked, Client, Dial, EnrolledAs, EntryFacts, ExplainRequest, Explanation,
-        Facts, FailureFacts, LiveBackend, LiveService, Lookup, NameFacts, RejectedFacts, SourceFacts,
-        Trouble, explain, shares,
+        Facts, FailureFacts, LiveBackend, LiveService, LiveWaypoint, Lookup, NameFacts, RejectedFacts,
+        SourceFacts, Trouble, explain, shares,
     },
     model::{EndpointAddress, Entry, ExportTo, HostName, Kind, Namespace, ObjectRef, Transport},
     reconcile::HostUse,
@@ -359,7 +359,37 @@ impl Agent {
     pub(super) fn live_service(&self, id: u32) -> Result<Option<LiveService>, MapError> {
         let sink = self.reconciler.sink();
         let maps = sink.maps();
-        let Some(word) = maps.read_service(id) else { return Ok(None) };
+        let Some(mut word) = maps.read_service(id) else { return Ok(None) };
+        let mut through = None;
+        if let Some((waypoint, port)) = word.waypoint() {
+            word = maps.read_service(waypoint).unwrap_or(Service::EMPTY);
+            let name = sink.waypoint_ids().find(|(id, _)| *id == waypoint).map(|(_, name)| name.clone());
+            through = Some(LiveWaypoint { id: waypoint, name, port });
+        }
+        let mut backends = self.live_backends(word)?;
+        if let Some(LiveWaypoint { port, .. }) = through {
+            backends.iter_mut().for_each(|backend| backend.port = port);
+        }
+        let key = sink.service_of(id).cloned();
+        let waypoint = key.as_ref().and_then(|key| self.waypoint_facts(key));
+        let wanted = key.as_ref().and_then(|key| {
+            let led_to = self.reconciler.desired().get(&key.host)?.tables.services.get(key)?;
+            Some(self.reconciler.backends_of(led_to).into_owned())
+        });
+        Ok(Some(LiveService {
+            key,
+            slot_base: word.slot_base,
+            slot_count: word.slot_count(),
+            through,
+            backends,
+            wanted: wanted.unwrap_or_default(),
+            waypoint,
+        }))
+    }
+
+    /// The backends of a run of slots, with their shares.
+    pub(super) fn live_backends(&self, word: Service) -> Result<Vec<LiveBackend>, MapError> {
+        let maps = self.reconciler.sink().maps();
         let v6_base = word.slot_base.saturating_add(word.v4_count.into());
         let mut backends = Vec::new();
         for (base, count) in [(word.slot_base, word.v4_count), (v6_base, word.v6_count)] {
@@ -374,19 +404,7 @@ impl Agent {
             }
         }
         backends.sort_by_key(|backend| (backend.address, backend.port));
-        let key = sink.service_of(id).cloned();
-        let waypoint = key.as_ref().and_then(|key| self.waypoint_facts(key));
-        let wanted = key
-            .as_ref()
-            .and_then(|key| self.reconciler.desired().get(&key.host)?.tables.services.get(key).cloned());
-        Ok(Some(LiveService {
-            key,
-            slot_base: word.slot_base,
-            slot_count: word.slot_count(),
-            backends,
-            wanted: wanted.unwrap_or_default(),
-            waypoint,
-        }))
+        Ok(backends)
     }
 
     fn sources(&self) -> BTreeMap<String, SourceFacts> {

@@ -29,10 +29,11 @@ impl Agent {
         let sink = self.reconciler.sink();
         let names = self.name_status();
         let mut rows: BTreeMap<(IpAddr, u16), BackendRow> = BTreeMap::new();
-        for (key, backends) in &sink.actual().services {
+        for key in sink.actual().services.keys() {
+            let backends = sink.actual().backends_of(key);
             let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
             let connects = sink.service_id(key).map(|id| sink.maps().service_count(id).connects);
-            for backend in backends {
+            for backend in backends.iter() {
                 let row = rows.entry((backend.address, backend.port)).or_insert_with(|| BackendRow {
                     address: backend.address,
                     port: backend.port,

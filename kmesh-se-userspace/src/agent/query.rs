@@ -266,9 +266,9 @@ impl Agent {
         for (frontend, key) in &sink.actual().frontends {
             frontends.entry(key).or_default().push(frontend);
         }
-        let rows = sink.actual().services.iter().map(|(key, backends)| {
+        let rows = sink.actual().services.keys().map(|key| {
             let frontends = frontends.remove(key).unwrap_or_default();
-            self.service(key, backends, &frontends)
+            self.service(key, &sink.actual().backends_of(key), &frontends)
         });
         Services { services: rows.collect(), pending: self.pending() }
     }

@@ -5,8 +5,8 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
-    Address, AddressRange, AddressRule, Backend, Bound, Few, Frontend, Known, NameEntry, NameView, Scope,
-    ServiceKey, Tables, Unlisted, Vips,
+    Address, AddressRange, AddressRule, Bound, Few, Frontend, Known, NameEntry, NameView, Scope, ServiceKey,
+    Tables, Unlisted, Vips,
     backends::{self, Of},
     http_routes, waypoint,
     winner::{Winner, winner},
@@ -229,7 +229,7 @@ pub(super) fn add_view(
     view: &View<'_>,
 ) {
     let (vips, unlisted) = view.vips(host, allocated);
-    let mut all_backends: Vec<Backend> = Vec::new();
+    let mut all_backends: BTreeSet<IpAddr> = BTreeSet::new();
     if view.primary().resolution == Resolution::None {
         desired.straight.insert(scope.clone());
     } else {
@@ -245,7 +245,8 @@ pub(super) fn add_view(
                 }
                 desired.bound.extend(bound.map(|bound| (key.clone(), bound)));
                 let dialled = waypoint::dialled(known, &waypoint::way(known, of), found.backends);
-                all_backends.extend(dialled.iter().cloned());
+                let backends = waypoint::backends_of(known, &dialled);
+                all_backends.extend(backends.iter().map(|backend| backend.address));
                 desired.dialled.extend(found.dialled.into_iter().map(|address| (address, ())));
                 for address in &vips {
                     let frontend = Frontend {
@@ -265,7 +266,8 @@ pub(super) fn add_view(
     // Without balancing too: the address is this view's, so connections to it pass whatever another view, a younger entry
     // or a wider range makes of it.
     for address in &vips {
-        let rule = AddressRule { unlisted, sorts_by: sorts_by(&desired.tables, &scope, *address, unlisted) };
+        let rule =
+            AddressRule { unlisted, sorts_by: sorts_by(&desired.tables, known, &scope, *address, unlisted) };
         desired.tables.addresses.insert(Address { scope: scope.clone(), address: *address }, rule);
     }
     let names: BTreeSet<_> =
@@ -276,8 +278,8 @@ pub(super) fn add_view(
     desired.ages.insert(scope.clone(), (view.primary().created, view.primary().object.clone()));
     // A family is answered when some backend can be reached through it; while there is none at all, the connection
     // fails at once, and for that one family is enough.
-    let any_v6 = all_backends.iter().any(|b| b.address.is_ipv6());
-    let any_v4 = all_backends.iter().any(|b| b.address.is_ipv4());
+    let any_v6 = all_backends.iter().any(IpAddr::is_ipv6);
+    let any_v4 = all_backends.iter().any(IpAddr::is_ipv4);
     // A range is nothing to answer.
     let vips: Vec<IpAddr> = vips.iter().filter_map(AddressRange::single).collect();
     let has_v4_vip = vips.iter().any(IpAddr::is_ipv4);
@@ -295,15 +297,23 @@ pub(super) fn add_view(
 
 /// Of the services of an address that is ours alone, the one with the lowest port that has a backend of its family; without
 /// any such, the first.
-fn sorts_by(tables: &Tables, scope: &Scope, address: AddressRange, unlisted: Unlisted) -> Option<ServiceKey> {
+fn sorts_by(
+    tables: &Tables,
+    known: Known<'_>,
+    scope: &Scope,
+    address: AddressRange,
+    unlisted: Unlisted,
+) -> Option<ServiceKey> {
     if unlisted == Unlisted::Pass {
         return None;
     }
     let own = |frontend: &&Frontend| frontend.scope == *scope && frontend.address == address;
     let services = || tables.frontends.iter().filter(|(frontend, _)| own(frontend)).map(|(_, key)| key);
     let reaches = |key: &&ServiceKey| {
-        let backends = tables.services.get(*key).into_iter().flatten();
-        backends.map(|backend| backend.address).any(|backend| backend.is_ipv4() == address.first().is_ipv4())
+        let backends = tables.services.get(*key).map(|led_to| waypoint::backends_of(known, led_to));
+        backends.is_some_and(|backends| {
+            backends.iter().any(|backend| backend.address.is_ipv4() == address.first().is_ipv4())
+        })
     };
     services().find(reaches).or_else(|| services().next()).cloned()
 }

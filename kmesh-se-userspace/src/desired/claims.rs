@@ -5,8 +5,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Address, AddressRange, Few, Frontend, HostDesired, Keys, Scope, ServiceKey, Tables};
-use crate::model::{HostName, ObjectRef, Transport};
+use super::{Address, AddressRange, Few, Frontend, HostDesired, Keys, LedTo, Scope, ServiceKey, Tables};
+use crate::model::{HostName, ObjectRef, Transport, WaypointName};
 
 /// Entries of the client's own namespace first, then older ones, then by name.
 type Claim = (bool, Option<jiff::Timestamp>, Option<ObjectRef>, HostName);
@@ -21,6 +21,8 @@ pub struct Desired {
     straight: BTreeMap<Address, Few<Claim, ()>>,
     /// Address -> the hosts that have an endpoint there.
     dialled: BTreeMap<IpAddr, Few<HostName, ()>>,
+    /// Waypoint -> the hosts with a service that is led to it.
+    through: BTreeMap<WaypointName, Few<HostName, ()>>,
 }
 
 impl Desired {
@@ -41,6 +43,9 @@ impl Desired {
             for address in previous.dialled.keys() {
                 release(&mut self.dialled, address, host);
             }
+            for waypoint in previous.tables.services.values().filter_map(LedTo::waypoint) {
+                release(&mut self.through, waypoint, host);
+            }
             touched.frontends.extend(self.frontends_beside(&previous));
             touched.extend(previous.tables.into_keys());
         }
@@ -58,6 +63,9 @@ impl Desired {
             }
             for address in desired.dialled.keys() {
                 self.dialled.entry(*address).or_default().insert(host.clone(), ());
+            }
+            for waypoint in desired.tables.services.values().filter_map(LedTo::waypoint) {
+                self.through.entry(waypoint.clone()).or_default().insert(host.clone(), ());
             }
             touched.frontends.extend(self.frontends_beside(&desired));
             touched.extend(desired.tables.clone().into_keys());
@@ -78,15 +86,19 @@ impl Desired {
     }
 
     /// What the maps should hold in the rows `keys`; a row that is absent should not be there. Of several claims to a
-    /// row the oldest wins; who has an address dialled straight claims all of its ports.
+    /// row the oldest wins; who has an address dialled straight claims all of its ports. A waypoint is there while a service is led
+    /// to it, with these replicas.
     #[must_use]
-    pub fn rows(&self, keys: &Keys) -> Tables {
+    pub fn rows<'a>(&self, keys: &Keys, replicas: impl Fn(&WaypointName) -> &'a [IpAddr]) -> Tables {
         let tables = |host: &HostName| self.hosts.get(host).map(|desired| &desired.tables);
         let mut rows = Tables::default();
         for key in &keys.services {
-            if let Some(backends) = tables(&key.host).and_then(|t| t.services.get(key)) {
-                rows.services.insert(key.clone(), backends.clone());
+            if let Some(led_to) = tables(&key.host).and_then(|t| t.services.get(key)) {
+                rows.services.insert(key.clone(), led_to.clone());
             }
+        }
+        for waypoint in keys.waypoints.iter().filter(|waypoint| self.is_used(waypoint)) {
+            rows.waypoints.insert(waypoint.clone(), replicas(waypoint).iter().copied().collect());
         }
         for frontend in &keys.frontends {
             if let Some(key) = self.winner_of(frontend) {
@@ -100,6 +112,22 @@ impl Desired {
             }
         }
         rows
+    }
+
+    /// The waypoints that services are led to.
+    pub fn waypoints(&self) -> impl Iterator<Item = &WaypointName> {
+        self.through.keys()
+    }
+
+    /// The hosts with a service that is led to `waypoint`.
+    pub fn hosts_through(&self, waypoint: &WaypointName) -> impl Iterator<Item = &HostName> {
+        self.through.get(waypoint).into_iter().flat_map(Few::keys)
+    }
+
+    /// Whether a service is led to `waypoint`.
+    #[must_use]
+    pub fn is_used(&self, waypoint: &WaypointName) -> bool {
+        self.through.contains_key(waypoint)
     }
 
     /// Whether some host has an endpoint at `address`.

@@ -2,12 +2,12 @@
 //!
 //! In: nothing. Out: plain values that `diff` compares. Never: an id, which is the sink's own affair.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
 use super::{AddressRange, Few, Scope};
-use crate::model::{HostName, ObjectRef, Transport};
+use crate::model::{HostName, ObjectRef, Transport, WaypointName};
 
 /// A virtual address and port as the clients of one scope see it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -58,6 +58,49 @@ pub struct Backend {
     pub source: Arc<str>,
 }
 
+/// What connections to a service are led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LedTo {
+    /// Its own backends, sorted.
+    Backends(Vec<Backend>),
+    /// A port of a waypoint, at any of its replicas.
+    Waypoint(WaypointName, u16),
+}
+
+impl LedTo {
+    /// The waypoint, if it is one.
+    #[must_use]
+    pub fn waypoint(&self) -> Option<&WaypointName> {
+        match self {
+            Self::Backends(_) => None,
+            Self::Waypoint(waypoint, _) => Some(waypoint),
+        }
+    }
+
+    /// Whether it is nothing at all.
+    #[must_use]
+    pub fn is_nowhere(&self) -> bool {
+        matches!(self, Self::Backends(backends) if backends.is_empty())
+    }
+
+    /// The backends that connections get, where the replicas of waypoints are these.
+    #[must_use]
+    pub fn backends<R: IntoIterator<Item = IpAddr>>(
+        &self,
+        replicas: impl FnOnce(&WaypointName) -> R,
+    ) -> Cow<'_, [Backend]> {
+        match self {
+            Self::Backends(backends) => Cow::Borrowed(backends),
+            Self::Waypoint(waypoint, port) => {
+                let source: Arc<str> = format!("waypoint {waypoint}").into();
+                let backend = |address| Backend { address, port: *port, weight: 1, source: source.clone() };
+                Cow::Owned(replicas(waypoint).into_iter().map(backend).collect())
+            }
+        }
+    }
+}
+
 /// A virtual address, or a range of them, in one scope.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Address {
@@ -89,8 +132,10 @@ pub struct AddressRule {
 /// Rows of the maps: all of them, or those of some hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
-    /// The backends of each service, sorted.
-    pub services: Few<ServiceKey, Vec<Backend>>,
+    /// What each service leads to.
+    pub services: Few<ServiceKey, LedTo>,
+    /// The replicas of each waypoint that services are led to. Rows of some hosts have none: see `Desired::rows`.
+    pub waypoints: Few<WaypointName, BTreeSet<IpAddr>>,
     /// The service of each frontend.
     pub frontends: Few<Frontend, ServiceKey>,
     /// The addresses and ranges in use.
@@ -102,6 +147,7 @@ pub struct Tables {
 #[expect(missing_docs, reason = "the fields are those of `Tables`")]
 pub struct Keys {
     pub services: BTreeSet<ServiceKey>,
+    pub waypoints: BTreeSet<WaypointName>,
     pub frontends: BTreeSet<Frontend>,
     pub addresses: BTreeSet<Address>,
 }
@@ -110,16 +156,20 @@ impl Keys {
     /// Adds all of `other`.
     pub fn extend(&mut self, other: Self) {
         self.services.extend(other.services);
+        self.waypoints.extend(other.waypoints);
         self.frontends.extend(other.frontends);
         self.addresses.extend(other.addresses);
     }
 }
 
 impl Tables {
-    /// The keys of all rows.
+    /// The keys of all rows, and of the waypoints that its services are led to.
     #[must_use]
     pub fn into_keys(self) -> Keys {
+        let mut waypoints: BTreeSet<_> = self.waypoints.into_keys().collect();
+        waypoints.extend(self.services.values().filter_map(LedTo::waypoint).cloned());
         Keys {
+            waypoints,
             services: self.services.into_keys().collect(),
             frontends: self.frontends.into_keys().collect(),
             addresses: self.addresses.into_keys().collect(),
@@ -134,8 +184,16 @@ impl Tables {
         }
         Self {
             services: pick(&self.services, &keys.services),
+            waypoints: pick(&self.waypoints, &keys.waypoints),
             frontends: pick(&self.frontends, &keys.frontends),
             addresses: pick(&self.addresses, &keys.addresses),
         }
+    }
+
+    /// The backends that connections to a service get: its own, or its waypoint's replicas.
+    #[must_use]
+    pub fn backends_of(&self, service: &ServiceKey) -> Cow<'_, [Backend]> {
+        let Some(led_to) = self.services.get(service) else { return Cow::default() };
+        led_to.backends(|waypoint| self.waypoints.get(waypoint).into_iter().flatten().copied())
     }
 }

@@ -133,7 +133,7 @@ fn seen_at(desired: &HostDesired, namespace: &str, address: &str) -> Vec<String>
     let scope = if known(&own) { own } else { Scope::Mesh };
     let frontends = desired.tables.frontends.iter();
     let frontends = frontends.filter(|(f, _)| f.scope == scope && f.address == ip(address).into());
-    frontends.map(|(f, key)| format!("{}: {}", f.port, text(&desired.tables.services[key]))).collect()
+    frontends.map(|(f, key)| format!("{}: {}", f.port, text(&desired.tables.backends_of(key)))).collect()
 }
 
 fn text(backends: &[Backend]) -> String {

@@ -4,6 +4,7 @@
 //! whether a waypoint runs, which is told.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -12,7 +13,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Backend, Condition, HttpRules, Known, PortPool, ServiceKey,
+    Backend, Condition, HttpRules, Known, LedTo, PortPool, ServiceKey,
     backends::{self, Found, Of, Target},
 };
 use crate::model::{
@@ -179,7 +180,8 @@ impl Waypoints {
 }
 
 /// The addresses of the proxies that serve `waypoint` now; none where there is none, or where all are well by assumption.
-pub(super) fn replicas<'a>(known: Known<'a>, waypoint: &WaypointName) -> &'a [IpAddr] {
+#[must_use]
+pub fn replicas<'a>(known: Known<'a>, waypoint: &WaypointName) -> &'a [IpAddr] {
     match &known.waypoints.served {
         Served::Nowhere | Served::Assumed => &[],
         Served::Here(proxy) => &proxy.addresses,
@@ -337,21 +339,20 @@ fn in_cluster(proxies: &WaypointProxies, service: &ServiceKey) -> Result<u16, Wh
 }
 
 /// What the kernel is to lead connections to, of a port whose own backends are `direct`.
-pub(super) fn dialled(known: Known<'_>, way: &Way<'_>, direct: Vec<Backend>) -> Vec<Backend> {
+pub(super) fn dialled(known: Known<'_>, way: &Way<'_>, direct: Vec<Backend>) -> LedTo {
     match way {
-        Way::Waits(..) => Vec::new(),
+        Way::Waits(..) => LedTo::Backends(Vec::new()),
         Way::Through(waypoint, port) if known.waypoints.are_served() => {
-            let source: Arc<str> = format!("waypoint {waypoint}").into();
-            let listener = |address: &IpAddr| Backend {
-                address: *address,
-                port: *port,
-                weight: 1,
-                source: source.clone(),
-            };
-            replicas(known, waypoint).iter().map(listener).collect()
+            LedTo::Waypoint((*waypoint).clone(), *port)
         }
-        _ => direct,
+        _ => LedTo::Backends(direct),
     }
+}
+
+/// The backends that connections get which are led to this.
+#[must_use]
+pub fn backends_of<'a>(known: Known<'_>, led_to: &'a LedTo) -> Cow<'a, [Backend]> {
+    led_to.backends(|waypoint| replicas(known, waypoint).iter().copied())
 }
 
 /// What a waypoint is to know of a port that is bound to it, if one is served; `found` is what its endpoints come to.

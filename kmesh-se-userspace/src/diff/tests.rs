@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    desired::{AddressRange, Scope, Unlisted},
-    model::{HostName, Kind, Namespace, ObjectRef, Transport},
+    desired::{AddressRange, Backend, Scope, Unlisted},
+    model::{HostName, Kind, Namespace, ObjectRef, Transport, WaypointName},
 };
 
 fn service_key(n: u8) -> ServiceKey {
@@ -28,24 +28,44 @@ pub(crate) fn any_address() -> impl Strategy<Value = AddressRange> {
     ]
 }
 
-/// Tables in which every frontend and address has its service.
+fn waypoint_name(n: u8) -> WaypointName {
+    WaypointName { namespace: Namespace::default(), name: n.to_string().into() }
+}
+
+/// Tables in which every frontend and address has its service, and every service its waypoint.
 pub(crate) fn any_tables() -> impl Strategy<Value = Tables> {
     let backends = prop::collection::btree_map((1u8..6, 1u16..3), 1u32..3, 0..4);
-    let services = prop::collection::btree_map(0u8..5, backends, 0..5);
+    let replicas = prop::collection::btree_set(0u8..4, 0..4);
+    let waypoints = prop::collection::btree_map(0u8..3, replicas, 0..3);
+    let through = prop::option::weighted(0.4, (any::<prop::sample::Index>(), 20_000u16..20_003));
+    let services = prop::collection::btree_map(0u8..5, (backends, through), 0..5);
     let frontends =
         prop::collection::vec((scope(), any_address(), 80u16..83, any::<prop::sample::Index>()), 0..8);
     let addresses = prop::collection::vec(
         (scope(), any_address(), any::<bool>(), any::<Option<prop::sample::Index>>()),
         0..6,
     );
-    (services, frontends, addresses).prop_map(|(services, frontends, addresses)| {
+    (waypoints, services, frontends, addresses).prop_map(|(waypoints, services, frontends, addresses)| {
         let mut tables = Tables::default();
-        for (n, backends) in services {
+        for (n, replicas) in waypoints {
+            let address = |n: u8| match n {
+                0 => "fd00::9".parse().expect("an address"),
+                n => IpAddr::from([10, 9, 0, n]),
+            };
+            tables.waypoints.insert(waypoint_name(n), replicas.into_iter().map(address).collect());
+        }
+        let names: Vec<_> = tables.waypoints.keys().cloned().collect();
+        for (n, (backends, through)) in services {
+            if let Some((waypoint, port)) = through.filter(|_| !names.is_empty()) {
+                let led_to = LedTo::Waypoint(waypoint.get(&names).clone(), port);
+                tables.services.insert(service_key(n), led_to);
+                continue;
+            }
             let backends = backends.into_iter().map(|((host, port), weight)| {
                 let address = IpAddr::from([10, 0, 0, host]);
                 Backend { address, port, weight, source: address.to_string().into() }
             });
-            tables.services.insert(service_key(n), backends.collect());
+            tables.services.insert(service_key(n), LedTo::Backends(backends.collect()));
         }
         let keys: Vec<_> = tables.services.keys().cloned().collect();
         if !keys.is_empty() {
@@ -72,7 +92,9 @@ proptest! {
         let mut tables = actual.clone();
         for op in &ops {
             tables.apply(op);
-            // At every step each frontend has its service, and each address that by which it is sorted.
+            // At every step each service has its waypoint, each frontend its service, and each address that by which it is sorted.
+            let mut waypoints = tables.services.values().filter_map(LedTo::waypoint);
+            prop_assert!(waypoints.all(|name| tables.waypoints.contains_key(name)), "after {op:?}");
             let sorted = tables.addresses.values().filter_map(|rule| rule.sorts_by.as_ref());
             let used: BTreeSet<_> = tables.frontends.values().chain(sorted).collect();
             prop_assert!(used.iter().all(|key| tables.services.contains_key(key)), "after {op:?}");

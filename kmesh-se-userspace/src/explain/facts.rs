@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     desired::{AddressRange, Backend, Frontend, Scope, ServiceKey, Unlisted},
-    model::{HostName, Resolution, Transport},
+    model::{HostName, Resolution, Transport, WaypointName},
 };
 
 /// Everything that is known about one target.
@@ -284,16 +284,29 @@ pub struct Lookup {
 pub struct LiveService {
     /// Whose it is; none when the agent has given no such id.
     pub key: Option<ServiceKey>,
-    /// First slot.
+    /// First slot, of its own or of the waypoint that it is led to.
     pub slot_base: u32,
     /// Number of slots.
     pub slot_count: u32,
+    /// The waypoint that it is led to.
+    pub through: Option<LiveWaypoint>,
     /// The backends that the slots lead to; the shares of each family add up to 1.
     pub backends: Vec<LiveBackend>,
     /// The backends that it should have.
     pub wanted: Vec<Backend>,
     /// The waypoint that it is bound to, if it is.
     pub waypoint: Option<WaypointFacts>,
+}
+
+/// The waypoint of a service, as the kernel has it.
+#[derive(Clone, Debug)]
+pub struct LiveWaypoint {
+    /// Its id.
+    pub id: u32,
+    /// Which it is; none when the agent has given no such id.
+    pub name: Option<WaypointName>,
+    /// The service's port there.
+    pub port: u16,
 }
 
 /// How a service goes through its waypoint, or why not.

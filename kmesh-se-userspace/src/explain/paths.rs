@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Cause, Dial, Explanation, Facts, Target, causes,
-    facts::{Answered, Client, EnrolledAs, LiveService, NameFacts},
+    facts::{Answered, Client, EnrolledAs, LiveService, LiveWaypoint, NameFacts},
 };
 use crate::{
     desired::{AddressRange, Backend, Unlisted},
@@ -269,11 +269,16 @@ fn service(facts: &Facts, dial: &Dial, id: u32, is_new: bool, out: &mut Explanat
         return result;
     }
     let whose = service.key.as_ref().map_or_else(|| "unknown to the agent".to_owned(), ToString::to_string);
+    let through = service.through.as_ref().map(|LiveWaypoint { id, name, port }| {
+        let name = name.as_ref().map_or_else(|| "unknown to the agent".to_owned(), ToString::to_string);
+        format!(" goes to port {port} of waypoint {id} ({name}), which")
+    });
+    let through = through.unwrap_or_default();
     let detail = match service.slot_count {
-        0 => format!("service {id} ({whose}) has no slots: refused (EHOSTUNREACH)"),
+        0 => format!("service {id} ({whose}){through} has no slots: refused (EHOSTUNREACH)"),
         count => {
             format!(
-                "service {id} ({whose}) has {} from slot {}",
+                "service {id} ({whose}){through} has {} from slot {}",
                 causes::count(count as usize, "slot"),
                 service.slot_base
             )
@@ -283,6 +288,8 @@ fn service(facts: &Facts, dial: &Dial, id: u32, is_new: bool, out: &mut Explanat
         "id": id, "slotBase": service.slot_base, "slotCount": service.slot_count,
         "host": service.key.as_ref().map(|key| &key.host),
         "entry": service.key.as_ref().map(|key| key.entry.to_string()),
+        "waypointId": service.through.as_ref().map(|through| through.id),
+        "waypointPort": service.through.as_ref().map(|through| through.port),
     });
     out.step("service", service.slot_count > 0, detail, fields);
     for backend in service.of_family(dial.address.is_ipv4()) {

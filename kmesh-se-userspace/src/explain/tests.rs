@@ -8,7 +8,7 @@ use self::{causes::Row, pretty::*};
 use super::*;
 use crate::{
     desired::{Scope, Unlisted},
-    model::{Namespace, Resolution, Transport},
+    model::{Namespace, Resolution, Transport, WaypointName},
 };
 
 #[test]
@@ -181,4 +181,18 @@ fn each_family_has_backends_of_its_own() {
     assert!(explanation.reachable, "{explanation:?}");
     let shown: Vec<_> = explanation.backends.iter().map(|b| (b.address, b.share_percent)).collect();
     assert_eq!(shown, [(ip("10.0.0.1"), 100.0)]);
+}
+
+#[test]
+fn a_service_that_goes_through_a_waypoint_says_which_and_where() {
+    let mut facts = working();
+    let service = facts.services.get_mut(&0).expect("a service");
+    let name = WaypointName { namespace: Namespace::default(), name: "way".into() };
+    service.through = Some(LiveWaypoint { id: 9, name: Some(name), port: 20_001 });
+    let explanation = explain(&facts);
+    let step = explanation.steps.iter().find(|step| step.step == "service").expect("a step");
+    assert!(step.ok, "{step:?}");
+    let way = "goes to port 20001 of waypoint 9 (default/way), which has 1 slot from slot 7";
+    assert!(step.detail.ends_with(way), "{}", step.detail);
+    assert_eq!((&step.facts["waypointId"], &step.facts["waypointPort"]), (&9.into(), &20_001.into()));
 }

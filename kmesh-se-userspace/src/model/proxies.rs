@@ -88,15 +88,21 @@ impl WaypointProxies {
         })
     }
 
-    /// The hosts whose connections may go another way than with `before`.
+    /// The hosts whose connections may go another way than with `before`, or whose names may be answered otherwise. Other replicas
+    /// of the same families are the waypoint's own affair.
     #[must_use]
     pub fn touched<'a>(&'a self, before: Option<&'a Self>) -> BTreeSet<HostName> {
         let hosts = |of: &'a Self| of.listeners.keys().cloned();
-        let Some(before) = before.filter(|before| before.replicas == self.replicas) else {
+        let Some(before) = before.filter(|before| before.families() == self.families()) else {
             return hosts(self).chain(before.into_iter().flat_map(hosts)).collect();
         };
         let all = hosts(self).chain(hosts(before)).collect::<BTreeSet<_>>();
         all.into_iter().filter(|host| self.listeners.get(host) != before.listeners.get(host)).collect()
+    }
+
+    /// Whether it has replicas with IPv4 addresses, and with IPv6 addresses.
+    fn families(&self) -> (bool, bool) {
+        (self.replicas.iter().any(IpAddr::is_ipv4), self.replicas.iter().any(IpAddr::is_ipv6))
     }
 
     /// As the data of a ConfigMap.
@@ -206,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_touches_its_host_and_a_replica_all() {
+    fn a_listener_touches_its_host_and_a_family_of_replicas_all() {
         let hosts = |touched: BTreeSet<HostName>| -> Vec<String> {
             touched.iter().map(ToString::to_string).collect()
         };
@@ -216,11 +222,12 @@ mod tests {
             proxies(&["10.0.0.1"], vec![listener("a.com", 20_000, true), listener("b.com", 20_001, true)]);
         assert_eq!(hosts(now.touched(Some(&before))), ["b.com"]);
         assert_eq!(hosts(proxies(&["10.0.0.1"], Vec::new()).touched(Some(&before))), ["a.com", "b.com"]);
-        let more = proxies(
-            &["10.0.0.1", "10.0.0.2"],
-            vec![listener("a.com", 20_000, true), listener("b.com", 20_001, false)],
-        );
-        assert_eq!(hosts(more.touched(Some(&before))), ["a.com", "b.com"]);
+        let with = |replicas: &[&str]| {
+            proxies(replicas, vec![listener("a.com", 20_000, true), listener("b.com", 20_001, false)])
+        };
+        assert_eq!(hosts(with(&["10.0.0.1", "10.0.0.2"]).touched(Some(&before))), Vec::<String>::new());
+        assert_eq!(hosts(with(&["10.0.0.1", "fd00::1"]).touched(Some(&before))), ["a.com", "b.com"]);
+        assert_eq!(hosts(with(&[]).touched(Some(&before))), ["a.com", "b.com"]);
         assert_eq!(hosts(before.touched(Some(&before))), Vec::<String>::new());
     }
 }

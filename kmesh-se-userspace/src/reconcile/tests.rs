@@ -8,6 +8,7 @@ mod generated;
 mod scenarios;
 mod timeline;
 mod uses;
+mod waypoints;
 
 use std::{
     collections::BTreeSet,
@@ -173,7 +174,8 @@ impl Node {
             .frontends
             .iter()
             .map(|(frontend, key)| {
-                let backends = actual.services[key].iter().map(|b| {
+                let backends = actual.backends_of(key);
+                let backends = backends.iter().map(|b| {
                     let at = std::net::SocketAddr::new(b.address, b.port);
                     if b.weight == 1 { format!(" {at}") } else { format!(" {at}*{}", b.weight) }
                 });

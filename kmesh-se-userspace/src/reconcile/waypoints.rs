@@ -3,14 +3,17 @@
 //! In: hosts as they are built, which listeners take connections, the time. Out: the pool of ports as it should be, and what
 //! waypoints are to know. Never: a service led past its waypoint that was led to it, unless that is what the flag says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::Timestamp;
 
 use super::{Reconciler, Step};
 use crate::{
-    desired::{self, Bound, Condition, HostDesired, ServiceKey, Waypoints},
-    model::HostName,
+    desired::{self, Backend, Bound, Condition, HostDesired, Keys, LedTo, ServiceKey, Tables, Waypoints},
+    model::{HostName, WaypointName},
     sink::Maps,
 };
 
@@ -31,6 +34,42 @@ impl<M: Maps> Reconciler<M> {
     /// Takes in which listeners take connections now, and why others do not come.
     pub fn set_listeners(&mut self, ready: BTreeSet<ServiceKey>, rejected: BTreeMap<ServiceKey, String>) {
         self.dirty.extend(self.waypoints.set_listeners(ready, rejected));
+    }
+
+    /// What the maps should hold in the rows `keys`.
+    pub fn rows(&self, keys: &Keys) -> Tables {
+        self.desired.rows(keys, |waypoint| desired::replicas(self.known(), waypoint))
+    }
+
+    /// The backends that connections get which are led to this.
+    pub fn backends_of<'a>(&self, led_to: &'a LedTo) -> Cow<'a, [Backend]> {
+        desired::backends_of(self.known(), led_to)
+    }
+
+    /// Adds the waypoints that the services among `keys` are led to in the maps, which may be those of an earlier agent. One that
+    /// other services are still led to there stays.
+    pub(super) fn add_waypoints_left(&self, keys: &mut Keys) {
+        let actual = self.sink.actual();
+        let left = keys.services.iter().filter_map(|key| actual.services.get(key)?.waypoint());
+        keys.waypoints.extend(left.cloned());
+        let services = &keys.services;
+        let is_led_to = |name: &WaypointName| {
+            let mut others = actual.services.iter().filter(|(key, _)| !services.contains(key));
+            others.any(|(_, led_to)| led_to.waypoint() == Some(name))
+        };
+        keys.waypoints.retain(|name| self.desired.is_used(name) || !is_led_to(name));
+    }
+
+    /// The host to name for the row of a waypoint: the first of those that are `touched` and have a service which is led to it, else
+    /// of all.
+    pub(super) fn host_through(
+        &self,
+        waypoint: &WaypointName,
+        touched: &BTreeMap<HostName, Keys>,
+    ) -> Option<&HostName> {
+        let is_touched = |host: &&HostName| touched.contains_key(*host);
+        let mut hosts = self.desired.hosts_through(waypoint);
+        hosts.find(is_touched).or_else(|| self.desired.hosts_through(waypoint).next())
     }
 
     /// What waypoints are to know of `host`: each bound service that has a port, with it.
@@ -115,7 +154,7 @@ impl<M: Maps> Reconciler<M> {
 
     /// The same, but with rows that lead somewhere, and once all waypoints are known: one that comes late is no news.
     fn was_led(&self, service: &ServiceKey, built: Option<&HostDesired>) -> bool {
-        let leads = self.sink.actual().services.get(service).is_some_and(|backends| !backends.is_empty());
+        let leads = self.sink.actual().services.get(service).is_some_and(|led_to| !led_to.is_nowhere());
         (self.report.synced || leads) && self.is_served(service, built)
     }
 

@@ -369,7 +369,7 @@ impl Maps for AyaMaps {
             ..Contents::default()
         };
         let services = (0..self.capacities.services).filter_map(|id| Some((id, self.read_service(id)?)));
-        contents.services = services.filter(|(_, word)| word.slot_count() > 0).collect();
+        contents.services = services.filter(|(_, word)| *word != Service::EMPTY).collect();
         for word in contents.services.values() {
             for slot_id in word.slot_base..word.slot_base.saturating_add(word.slot_count()) {
                 let Some(slot) = self.read_slot(slot_id)? else { continue };

@@ -113,14 +113,18 @@ impl MemoryMaps {
 
     /// What who dials an address of this family can be connected to.
     fn backends_of(&self, service: u32, v4: bool) -> Outcome {
-        let service = self.services.get(&service).copied().unwrap_or(Service::EMPTY);
+        let word = |id| self.services.get(&id).copied().unwrap_or(Service::EMPTY);
+        let (service, port) = match word(service).waypoint() {
+            None => (word(service), 0),
+            Some((waypoint, port)) => (word(waypoint), port),
+        };
         let (base, count) = service.run(v4);
         let slots = (base..base + count).filter_map(|slot| self.slots.get(&slot));
         let ids: BTreeSet<u32> = slots.flat_map(|s| [s.backend, s.alias]).collect();
         let backends: BTreeSet<_> = ids
             .iter()
             .filter_map(|id| self.backends.get(id))
-            .map(|b| (addr::to_ip(b.addr), b.port))
+            .map(|b| (addr::to_ip(b.addr), b.port | port))
             .collect();
         if backends.is_empty() { Outcome::NoBackend } else { Outcome::Backends(backends) }
     }
@@ -260,7 +264,7 @@ impl Maps for MemoryMaps {
     }
 
     fn contents(&self) -> Result<Contents, MapError> {
-        let services = self.services.iter().filter(|(_, word)| word.slot_count() > 0);
+        let services = self.services.iter().filter(|(_, word)| **word != Service::EMPTY);
         Ok(Contents {
             frontends: self.frontends.iter().map(|(key, service)| (*key, *service)).collect(),
             addresses: self.addresses.iter().map(|(key, address)| (*key, *address)).collect(),

@@ -17,8 +17,8 @@ use super::{
     BackendId, Capacities, Enrolment, MapError, Maps, ScopeId, ServiceIds, Sink, range_at, unlisted_of,
 };
 use crate::{
-    desired::{Address, AddressRange, AddressRule, Backend, Frontend, Scope, ServiceKey, Tables},
-    model::{HostName, Kind, Namespace, ObjectRef, Transport},
+    desired::{Address, AddressRange, AddressRule, Backend, Frontend, LedTo, Scope, ServiceKey, Tables},
+    model::{HostName, Kind, Namespace, ObjectRef, Transport, WaypointName},
 };
 
 /// Everything that the maps hold.
@@ -28,7 +28,7 @@ pub struct Contents {
     pub frontends: Vec<(FrontendKey, u32)>,
     pub addresses: Vec<(AddressKey, maps::Address)>,
     pub cidrs: Vec<(CidrKey, Cidr)>,
-    /// The services with slots.
+    /// The services and waypoints with slots, and the services that go through a waypoint.
     pub services: BTreeMap<u32, Service>,
     /// The slots of those services.
     pub slots: BTreeMap<u32, maps::Slot>,
@@ -92,12 +92,38 @@ impl<M: Maps> Sink<M> {
     }
 
     fn restore_services(&mut self, contents: &Contents) {
-        for (id, word) in &contents.services {
-            self.service_ids.reserve(*id, 1);
+        // A service that nothing leads to any more may name a waypoint that has gone.
+        let used: BTreeSet<u32> = contents.frontends.iter().map(|(_, service)| *service).collect();
+        let waypoint = |id: &u32| {
+            let word = contents.services.get(id).filter(|_| used.contains(id))?;
+            word.waypoint().map(|(waypoint, _)| waypoint)
+        };
+        for id in contents.services.keys().filter_map(waypoint).filter(|id| !used.contains(id)) {
+            let word = contents.services.get(&id).copied().unwrap_or(Service::EMPTY);
+            if word.waypoint().is_none() && !self.waypoints.contains_key(&waypoint_stand_in(id)) {
+                let ids = self.restore_run(contents, id, word);
+                let replicas = ids.backends.iter().map(|(address, _)| *address).collect();
+                self.waypoints.insert(waypoint_stand_in(id), ids);
+                self.actual.waypoints.insert(waypoint_stand_in(id), replicas);
+            }
+        }
+        let waypoints: BTreeSet<u32> = self.waypoints.values().map(|waypoint| waypoint.id).collect();
+        for (id, word) in contents.services.iter().filter(|(id, _)| !waypoints.contains(id)) {
+            let mut ids = self.restore_run(contents, *id, *word);
+            ids.waypoint = waypoint(id).filter(|id| waypoints.contains(id)).map(waypoint_stand_in);
+            self.count_services(ids.waypoint.as_ref(), 1);
+            self.services.insert(stand_in(*id), ids);
+        }
+    }
+
+    /// Takes the ids of a service or waypoint.
+    fn restore_run(&mut self, contents: &Contents, id: u32, word: Service) -> ServiceIds {
+        self.service_ids.reserve(id, 1);
+        let mut places = Vec::new();
+        if word.slot_count() > 0 {
             self.slot_ids.reserve(word.slot_base, word.slot_count());
             let slots = (0..word.slot_count()).filter_map(|i| contents.slots.get(&(word.slot_base + i)));
             let ids: BTreeSet<u32> = slots.flat_map(|slot| [slot.backend, slot.alias]).collect();
-            let mut places = Vec::new();
             for backend_id in ids {
                 let Some(backend) = contents.backends.get(&backend_id) else { continue };
                 let place = (addr::to_ip(backend.addr), backend.port);
@@ -105,9 +131,8 @@ impl<M: Maps> Sink<M> {
                 self.backends.entry(place).or_insert(BackendId { id: backend_id, users: 0 }).users += 1;
                 places.push(place);
             }
-            let ids = ServiceIds { id: *id, slots: *word, backends: places, users: 0 };
-            self.services.insert(stand_in(*id), ids);
         }
+        ServiceIds { id, slots: word, backends: places, waypoint: None, users: 0 }
     }
 
     fn restore_frontend(
@@ -126,11 +151,22 @@ impl<M: Maps> Sink<M> {
         if !self.services.contains_key(&stand_in) {
             // A service without backends has no slots, so its word did not tell of it.
             self.service_ids.reserve(service, 1);
-            let ids = ServiceIds { id: service, slots: Service::EMPTY, backends: Vec::new(), users: 0 };
+            let ids = ServiceIds {
+                id: service,
+                slots: Service::EMPTY,
+                backends: Vec::new(),
+                waypoint: None,
+                users: 0,
+            };
             self.services.insert(stand_in.clone(), ids);
         }
-        let places = self.services.get(&stand_in).map(|s| s.backends.as_slice()).unwrap_or_default();
-        self.actual.services.insert(stand_in.clone(), places.iter().map(unnamed).collect());
+        if let Some(ids) = self.services.get(&stand_in) {
+            let led_to = match (&ids.waypoint, ids.slots.waypoint()) {
+                (Some(waypoint), Some((_, port))) => LedTo::Waypoint(waypoint.clone(), port),
+                _ => LedTo::Backends(ids.backends.iter().map(unnamed).collect()),
+            };
+            self.actual.services.insert(stand_in.clone(), led_to);
+        }
         self.count_row(&frontend.scope);
         self.count_use(Some(&stand_in), 1);
         self.actual.frontends.insert(frontend, stand_in);
@@ -177,7 +213,7 @@ impl<M: Maps> Sink<M> {
     }
 
     /// Gives restored services the names that the desired rows have for them, so that they keep their ids: a service is the one
-    /// that its frontends lead to.
+    /// that its frontends lead to, and a waypoint the one that its services are led to.
     pub fn adopt(&mut self, desired: &Tables) {
         let mut frontends_of: HashMap<ServiceKey, Vec<Frontend>> = HashMap::new();
         for (frontend, key) in self.actual.frontends.iter().filter(|(_, key)| is_stand_in(key)) {
@@ -193,8 +229,8 @@ impl<M: Maps> Sink<M> {
             if let Some(ids) = self.services.remove(&stand_in) {
                 self.services.insert(key.clone(), ids);
             }
-            if let Some(backends) = self.actual.services.remove(&stand_in) {
-                self.actual.services.insert(key.clone(), backends);
+            if let Some(led_to) = self.actual.services.remove(&stand_in) {
+                self.actual.services.insert(key.clone(), led_to);
             }
             for frontend in frontends {
                 self.actual.frontends.insert(frontend, key.clone());
@@ -206,7 +242,45 @@ impl<M: Maps> Sink<M> {
                 *key = name.clone();
             }
         }
+        self.adopt_waypoints(desired);
     }
+
+    fn adopt_waypoints(&mut self, desired: &Tables) {
+        let mut renamed: HashMap<WaypointName, WaypointName> = HashMap::new();
+        for (key, led_to) in &desired.services {
+            let stand_in = self.actual.services.get(key).and_then(LedTo::waypoint);
+            let (Some(stand_in), Some(name)) = (stand_in, led_to.waypoint()) else { continue };
+            if !is_waypoint_stand_in(stand_in) || self.waypoints.contains_key(name) {
+                continue;
+            }
+            let stand_in = stand_in.clone();
+            let Some(ids) = self.waypoints.remove(&stand_in) else { continue };
+            self.waypoints.insert(name.clone(), ids);
+            if let Some(replicas) = self.actual.waypoints.remove(&stand_in) {
+                self.actual.waypoints.insert(name.clone(), replicas);
+            }
+            renamed.insert(stand_in, name.clone());
+        }
+        let of_ids = self.services.values_mut().filter_map(|ids| ids.waypoint.as_mut());
+        let of_rows = self.actual.services.values_mut().filter_map(|led_to| match led_to {
+            LedTo::Waypoint(waypoint, _) => Some(waypoint),
+            LedTo::Backends(_) => None,
+        });
+        for waypoint in of_ids.chain(of_rows) {
+            if let Some(name) = renamed.get(waypoint) {
+                *waypoint = name.clone();
+            }
+        }
+    }
+}
+
+/// The same as [`stand_in`] of a waypoint.
+fn waypoint_stand_in(id: u32) -> WaypointName {
+    WaypointName { namespace: Namespace::new(""), name: id.to_string().into() }
+}
+
+fn is_waypoint_stand_in(name: &WaypointName) -> bool {
+    name.namespace.as_str().is_empty()
 }
 
 /// The name of a restored service until the desired rows claim it. No object has an empty namespace.

@@ -1,8 +1,8 @@
-//! Services with their slots and backends.
+//! Services and waypoints with their slots and backends.
 //!
-//! In: what each service should lead to. Out: ids, and writes in the order that readers need. Never: a hash map.
+//! In: what each service should lead to, and the replicas of each waypoint. Out: ids, and writes in the order that readers need. Never: a hash map.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use kmesh_se_common::{
     addr,
@@ -10,15 +10,20 @@ use kmesh_se_common::{
 };
 
 use super::{MapError, Maps, Pool, Sink, alias};
-use crate::desired::{Backend, ServiceKey};
+use crate::{
+    desired::{Backend, LedTo, ServiceKey},
+    model::WaypointName,
+};
 
-/// What the maps hold of a service.
+/// What the maps hold of a service or of a waypoint.
 #[derive(Debug)]
 pub(super) struct ServiceIds {
     pub(super) id: u32,
     pub(super) slots: Service,
     pub(super) backends: Vec<(IpAddr, u16)>,
-    /// How many frontends lead to it, and addresses.
+    /// The waypoint that it is led to.
+    pub(super) waypoint: Option<WaypointName>,
+    /// How many frontends lead to it, and addresses; of a waypoint, how many services.
     pub(super) users: u32,
 }
 
@@ -30,26 +35,80 @@ pub(super) struct BackendId {
 }
 
 impl<M: Maps> Sink<M> {
-    /// Writes the new backends and a new run of slots, then leads the service to them with one store.
-    pub(super) fn set_service(&mut self, key: &ServiceKey, backends: &[Backend]) -> Result<(), MapError> {
-        let slots = self.write_run(backends)?;
-        let written = match self.services.get(key).map(|s| s.id) {
-            Some(id) => self.maps.set_service(id, slots).map(|()| id),
-            None => self.new_service(slots),
-        };
-        let id = match written {
-            Ok(id) => id,
-            Err(error) => {
-                self.retire(slots, backends.iter().map(place));
-                return Err(error);
+    /// Writes the new backends and a new run of slots, or takes the waypoint; then leads the service there with one store.
+    pub(super) fn set_service(&mut self, key: &ServiceKey, led_to: &LedTo) -> Result<(), MapError> {
+        let (slots, backends) = match led_to {
+            LedTo::Backends(backends) => (self.write_run(backends)?, backends.as_slice()),
+            LedTo::Waypoint(waypoint, port) => {
+                let id = self.waypoints.get(waypoint).ok_or(MapError::NoWaypoint)?.id;
+                (Service::through(id, *port), &[][..])
             }
         };
-        let users = self.services.get(key).map_or(0, |s| s.users);
-        let ids = ServiceIds { id, slots, backends: backends.iter().map(place).collect(), users };
-        if let Some(old) = self.services.insert(key.clone(), ids) {
+        let old = self.services.get(key).map(|service| (service.id, service.users));
+        let new = self.lead(old, slots, backends, led_to.waypoint().cloned())?;
+        self.count_services(led_to.waypoint(), 1);
+        if let Some(old) = self.services.insert(key.clone(), new) {
+            self.count_services(old.waypoint.as_ref(), -1);
             self.retire(old.slots, old.backends.into_iter());
         }
         Ok(())
+    }
+
+    /// Writes the new replicas and a new run of slots, then leads all services of the waypoint to them with one store.
+    pub(super) fn set_waypoint(
+        &mut self,
+        name: &WaypointName,
+        replicas: &BTreeSet<IpAddr>,
+    ) -> Result<(), MapError> {
+        // The port is the service's.
+        let replica = |address: &IpAddr| Backend { address: *address, port: 0, weight: 1, source: "".into() };
+        let replicas: Vec<_> = replicas.iter().map(replica).collect();
+        let slots = self.write_run(&replicas)?;
+        let old = self.waypoints.get(name).map(|waypoint| (waypoint.id, waypoint.users));
+        let new = self.lead(old, slots, &replicas, None)?;
+        if let Some(old) = self.waypoints.insert(name.clone(), new) {
+            self.retire(old.slots, old.backends.into_iter());
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_waypoint(&mut self, name: &WaypointName) -> Result<(), MapError> {
+        if self.waypoints.get(name).is_some_and(|waypoint| waypoint.users > 0) {
+            return Err(MapError::StillUsed);
+        }
+        if let Some(old) = self.waypoints.remove(name) {
+            self.limbo.services.push(old.id);
+            self.retire(old.slots, old.backends.into_iter());
+        }
+        Ok(())
+    }
+
+    /// Leads a service or waypoint, by its id and number of users if it is there already, to `slots`. If that fails, they are free
+    /// again.
+    fn lead(
+        &mut self,
+        old: Option<(u32, u32)>,
+        slots: Service,
+        backends: &[Backend],
+        waypoint: Option<WaypointName>,
+    ) -> Result<ServiceIds, MapError> {
+        let written = match old {
+            Some((id, _)) => self.maps.set_service(id, slots).map(|()| id),
+            None => self.new_service(slots),
+        };
+        match written {
+            Ok(id) => Ok(ServiceIds {
+                id,
+                slots,
+                backends: backends.iter().map(place).collect(),
+                waypoint,
+                users: old.map_or(0, |(_, users)| users),
+            }),
+            Err(error) => {
+                self.retire(slots, backends.iter().map(place));
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapError> {
@@ -58,9 +117,17 @@ impl<M: Maps> Sink<M> {
         }
         if let Some(old) = self.services.remove(key) {
             self.limbo.services.push(old.id);
+            self.count_services(old.waypoint.as_ref(), -1);
             self.retire(old.slots, old.backends.into_iter());
         }
         Ok(())
+    }
+
+    /// Counts the services that are led to a waypoint.
+    pub(super) fn count_services(&mut self, waypoint: Option<&WaypointName>, change: i32) {
+        if let Some(waypoint) = waypoint.and_then(|name| self.waypoints.get_mut(name)) {
+            waypoint.users = waypoint.users.saturating_add_signed(change);
+        }
     }
 
     /// Counts what leads to a service.
@@ -70,7 +137,7 @@ impl<M: Maps> Sink<M> {
         }
     }
 
-    /// A new service that leads to `slots`; nothing leads to it yet.
+    /// A new service or waypoint that leads to `slots`; nothing leads to it yet.
     fn new_service(&mut self, slots: Service) -> Result<u32, MapError> {
         let id = self.allocate(Pool::Services, 1)?;
         let written = self.maps.reset_service_count(id).and_then(|()| self.maps.set_service(id, slots));
@@ -117,7 +184,10 @@ impl<M: Maps> Sink<M> {
             family.map(|(backend, id)| (*id, backend.weight)).collect()
         };
         let (v4, v6) = (of(true), of(false));
-        let count = |run: &[(u32, u32)]| u16::try_from(run.len()).map_err(|_| MapError::Service);
+        let count = |run: &[(u32, u32)]| match u16::try_from(run.len()) {
+            Ok(count) if count <= Service::MAX_COUNT => Ok(count),
+            _ => Err(MapError::Service),
+        };
         let (v4_count, v6_count) = (count(&v4)?, count(&v6)?);
         let mut service = Service { slot_base: 0, v4_count, v6_count };
         if service.slot_count() == 0 {

@@ -49,6 +49,7 @@ fn places(namespace: &str, address: IpAddr) -> impl Iterator<Item = Address> {
 
 /// What `tables` say that a client of `namespace` meets.
 fn expected(tables: &Tables, namespace: &str, address: IpAddr, port: u16) -> Outcome {
+    let is_v4 = address.is_ipv4();
     for place in places(namespace, address) {
         let unlisted = tables.addresses.get(&place).map(|rule| rule.unlisted);
         // A range is found by its own row alone.
@@ -56,7 +57,12 @@ fn expected(tables: &Tables, namespace: &str, address: IpAddr, port: u16) -> Out
         let Address { scope, address } = place;
         let frontend = Frontend { scope, address, port, transport: Transport::Tcp };
         if let Some(key) = tables.frontends.get(&frontend).filter(|_| is_found) {
-            let backends: BTreeSet<_> = tables.services[key].iter().map(|b| (b.address, b.port)).collect();
+            let listed = tables.backends_of(key);
+            // Those of the family that is dialled, else those of the other.
+            let is_same = |b: &&Backend| b.address.is_ipv4() == is_v4;
+            let has_same = listed.iter().any(|b| is_same(&b));
+            let backends = listed.iter().filter(|b| !has_same || is_same(b));
+            let backends: BTreeSet<_> = backends.map(|b| (b.address, b.port)).collect();
             return if backends.is_empty() { Outcome::NoBackend } else { Outcome::Backends(backends) };
         }
         match unlisted {
@@ -73,7 +79,7 @@ fn expected_to_sort(tables: &Tables, namespace: &str, address: IpAddr) -> Outcom
     let mut rules = places(namespace, address).filter_map(|place| tables.addresses.get(&place));
     match rules.next() {
         Some(AddressRule { unlisted: Unlisted::Refuse, sorts_by }) => {
-            let backends = sorts_by.iter().flat_map(|key| &tables.services[key]);
+            let backends = sorts_by.iter().flat_map(|key| tables.backends_of(key).into_owned());
             let same = |backend: &IpAddr| backend.is_ipv4() == address.is_ipv4();
             let family: BTreeSet<_> = backends.map(|b| b.address).filter(same).collect();
             if family.is_empty() { Outcome::NoBackend } else { Outcome::Sorts(family) }
@@ -167,7 +173,8 @@ proptest! {
             sink.maps.allow(&[sink.actual.clone(), tables.clone()]);
             for failure in sink.apply(diff(&sink.actual, tables)) {
                 let reason = failure.error.reason();
-                prop_assert!(["MapFull", "ServiceNotWritten", "ServiceStillUsed"].contains(&reason), "{}", reason);
+                let expected = ["MapFull", "WaypointNotWritten", "ServiceNotWritten", "ServiceStillUsed"];
+                prop_assert!(expected.contains(&reason), "{}", reason);
             }
             assert_clients_meet(&sink.maps.memory, &sink.actual)?;
             prop_assert_eq!(&sink.maps.wrong, &Vec::<String>::new());

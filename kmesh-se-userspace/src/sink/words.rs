@@ -7,7 +7,7 @@ use kmesh_se_common::maps::SCOPE_MESH;
 use super::{Maps, Sink};
 use crate::{
     desired::{Scope, ServiceKey},
-    model::Namespace,
+    model::{Namespace, WaypointName},
 };
 
 impl<M: Maps> Sink<M> {
@@ -20,6 +20,11 @@ impl<M: Maps> Sink<M> {
     /// All services with their ids.
     pub fn service_ids(&self) -> impl Iterator<Item = (u32, &ServiceKey)> {
         self.services.iter().map(|(key, ids)| (ids.id, key))
+    }
+
+    /// All waypoints with their ids.
+    pub fn waypoint_ids(&self) -> impl Iterator<Item = (u32, &WaypointName)> {
+        self.waypoints.iter().map(|(name, ids)| (ids.id, name))
     }
 
     /// The scope that has an id; none if the sink has given no such id.

@@ -121,12 +121,17 @@ pub(crate) fn entry_spec() -> BoxedStrategy<Value> {
 pub(crate) fn metadata() -> BoxedStrategy<Value> {
     let opted_out = json!({"networking.istio.io/enable-autoallocate-ip": "false"});
     let near = json!({"networking.istio.io/traffic-distribution": "PreferClose"});
+    let bound = json!({"app": "a", "istio.io/use-waypoint": "way"});
+    let bound_elsewhere = json!({"istio.io/use-waypoint": "way", "istio.io/use-waypoint-namespace": "two"});
+    let led_past = json!({"istio.io/use-waypoint": "none"});
+    let labels = [json!({"app": "a"}), json!({"app": "a"}), json!({}), bound, bound_elsewhere, led_past];
+    let wrong = [opted_out, json!({"istio.io/use-waypoint": "A B"})];
     let age = one_of([json!("2026-01-01T00:00:00Z"), json!("2026-01-02T00:00:00Z")]);
     object(
         vec![
             ("name", mostly([json!("a"), json!("b"), json!("c")], [json!("A")]).boxed()),
             ("namespace", prop::sample::select(NAMESPACES.to_vec()).prop_map(Value::from).boxed()),
-            ("labels", mostly([json!({"app": "a"}), json!({"app": "a"}), json!({})], [opted_out]).boxed()),
+            ("labels", mostly(labels, wrong).boxed()),
         ],
         vec![
             ("creationTimestamp", age.boxed()),
@@ -159,8 +164,9 @@ pub(crate) fn any_object() -> BoxedStrategy<Value> {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": labels}})
     });
     let namespace = metadata().prop_map(|metadata| {
-        let annotations = metadata.get("annotations").cloned();
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "one", "annotations": annotations}})
+        let (annotations, labels) = (metadata.get("annotations").cloned(), metadata["labels"].clone());
+        json!({"apiVersion": "v1", "kind": "Namespace",
+               "metadata": {"name": "one", "annotations": annotations, "labels": labels}})
     });
     prop_oneof![
         6 => (metadata(), entry_spec()).prop_map(move |parts| istio("ServiceEntry", parts)),

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// All that is accepted of `objects`, in the VIPs and rows that follow.
-fn build<'a>(objects: impl Iterator<Item = &'a Object>) -> (Snapshot, VipPool, Desired) {
+fn build<'a>(objects: impl Iterator<Item = &'a Object>) -> (Snapshot, VipPool, Waypoints, Desired) {
     let mut snapshot = Snapshot::default();
     for object in objects {
         if let Some(accepted) = validate(object).accepted {
@@ -20,12 +20,15 @@ fn build<'a>(objects: impl Iterator<Item = &'a Object>) -> (Snapshot, VipPool, D
         }
     }
     let pool = properties::allocate(&snapshot);
-    let (desired, _) = properties::build_all(&snapshot, &pool);
-    (snapshot, pool, desired)
+    let mut waypoints = properties::waypoints();
+    properties::listen(&mut waypoints, &snapshot);
+    let (desired, _) = properties::build_all(&snapshot, &pool, &waypoints);
+    (snapshot, pool, waypoints, desired)
 }
 
-fn rows(desired: &Desired) -> Tables {
-    desired.rows(&properties::keys(desired))
+fn rows(snapshot: &Snapshot, vips: &VipPool, waypoints: &Waypoints, desired: &Desired) -> Tables {
+    let known = Known { snapshot, resolved: &Resolved::new(), vips, waypoints };
+    desired.rows(&properties::keys(desired), |waypoint| replicas(known, waypoint))
 }
 
 #[test]
@@ -55,27 +58,30 @@ proptest! {
 
     #[test]
     fn every_frontend_has_an_outcome_and_every_port_a_mode(written in prop::collection::vec(any_object(), 1..8)) {
-        let (snapshot, pool, desired) = build(read(&written).iter());
-        let rows = rows(&desired);
+        let (snapshot, pool, waypoints, desired) = build(read(&written).iter());
+        let rows = rows(&snapshot, &pool, &waypoints, &desired);
         for (frontend, key) in &rows.frontends {
             prop_assert!(rows.services.contains_key(key), "{} leads nowhere", frontend);
             let address = Address { scope: frontend.scope.clone(), address: frontend.address };
             prop_assert!(rows.addresses.contains_key(&address), "the address of {} is not known", frontend);
         }
-        for backends in rows.services.values() {
+        for (key, led_to) in &rows.services {
+            prop_assert!(led_to.waypoint().is_none_or(|name| rows.waypoints.contains_key(name)));
+            let backends = rows.backends_of(key);
             let places: BTreeSet<_> = backends.iter().map(|b| (b.address, b.port)).collect();
             prop_assert_eq!(places.len(), backends.len(), "a backend occurs twice");
             prop_assert!(backends.iter().all(|b| b.weight > 0 && b.port > 0));
         }
         let (answers, leases) = (properties::answers(), Leases::new(DYNAMIC_RANGES, LeaseLimits::default()));
         for namespace in NAMESPACES {
-            let known = properties::known(&snapshot, &answers, &pool);
+            let known =
+                Known { snapshot: &snapshot, resolved: &answers, vips: &pool, waypoints: &waypoints };
             for service in plan(known, &leases, &Namespace::new(namespace)).services {
                 let programmed = !service.vips.is_empty();
                 let is_said = service.conditions.iter().any(|c| c.reason != "Accepted");
                 for port in &service.ports {
                     match port.mode {
-                        "balance" => prop_assert!(programmed || is_said, "{:?}", service),
+                        "balance" | "waypoint" => prop_assert!(programmed || is_said, "{:?}", service),
                         "unsupported" => prop_assert!(is_said, "{:?}", service),
                         "passthrough" => prop_assert!(port.backends.is_empty(), "{:?}", service),
                         other => prop_assert!(false, "{} is no mode", other),
@@ -87,7 +93,7 @@ proptest! {
 
     #[test]
     fn no_two_visible_hosts_share_an_automatic_address(written in prop::collection::vec(any_object(), 1..8)) {
-        let (_, pool, desired) = build(read(&written).iter());
+        let (_, pool, _, desired) = build(read(&written).iter());
         let automatic: BTreeSet<IpAddr> = pool.iter().flat_map(|(_, vips)| vips.iter()).collect();
         for namespace in NAMESPACES {
             let mut users: BTreeMap<IpAddr, &HostName> = BTreeMap::new();
@@ -104,10 +110,13 @@ proptest! {
     #[test]
     fn objects_of_all_kinds_may_come_in_any_order(written in prop::collection::vec(any_object(), 1..8)) {
         let objects = read(&written);
-        let (_, pool, desired) = build(objects.iter());
-        let (_, other_pool, other_desired) = build(objects.iter().rev());
+        let (snapshot, pool, waypoints, desired) = build(objects.iter());
+        let (other_snapshot, other_pool, other_waypoints, other_desired) = build(objects.iter().rev());
         prop_assert_eq!(pool.iter().collect::<Vec<_>>(), other_pool.iter().collect::<Vec<_>>());
-        prop_assert_eq!(rows(&desired), rows(&other_desired));
+        prop_assert_eq!(
+            rows(&snapshot, &pool, &waypoints, &desired),
+            rows(&other_snapshot, &other_pool, &other_waypoints, &other_desired)
+        );
         prop_assert_eq!(desired.hosts().collect::<Vec<_>>(), other_desired.hosts().collect::<Vec<_>>());
     }
 }

@@ -28,6 +28,14 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
     (address, 1u32..4).prop_map(|(address, weight)| Endpoint { weight, ..endpoint(&address) })
 }
 
+fn any_waypoint() -> impl Strategy<Value = WaypointLabel> {
+    let bound = prop::sample::select(vec!["one", "two"]).prop_map(|name| {
+        let namespace = Namespace::new(name);
+        WaypointLabel::Bound(crate::model::WaypointName { namespace, name: "way".into() })
+    });
+    prop_oneof![2 => Just(WaypointLabel::Unset), 1 => bound]
+}
+
 fn any_entry() -> impl Strategy<Value = Entry> {
     let place = (prop::sample::select(NAMESPACES.to_vec()), 0u8..3, prop::option::of(1i64..4));
     let hosts = prop::sample::subsequence(HOSTS.to_vec(), 1..=2);
@@ -44,35 +52,35 @@ fn any_entry() -> impl Strategy<Value = Entry> {
     let ports = prop::sample::subsequence(vec![80u16, 81, 82], 1..=3);
     let endpoints = prop::collection::vec(any_endpoint(), 0..3);
     let addresses = prop_oneof![2 => Just(Vec::new()), 1 => addresses];
-    (place, hosts, addresses, resolution, ports, endpoints, export_to(), any::<bool>(), any::<bool>())
-        .prop_map(
-            |(
-                (namespace, name, age),
-                hosts,
-                addresses,
-                resolution,
-                ports,
-                endpoints,
-                export_to,
-                allocate,
-                selects,
-            )| {
-                with(entry(&format!("{namespace}/e{name}"), 0, "-"), |e| {
-                    e.created = age.map(|s| Timestamp::from_second(s).expect("a time"));
-                    e.hosts = hosts.into_iter().map(HostName::new).collect();
-                    e.addresses = addresses.into_iter().map(|a| a.parse().expect("a network")).collect();
-                    e.resolution = resolution;
-                    e.ports = ports.into_iter().map(|p| port(p, &format!("p{p}"))).collect();
-                    e.export_to = export_to;
-                    e.may_allocate = allocate;
-                    if selects {
-                        e.workload_selector = Some([("app".into(), "a".into())].into());
-                    } else {
-                        e.endpoints = endpoints;
-                    }
-                })
-            },
-        )
+    let switches = (any::<bool>(), any::<bool>(), any_waypoint());
+    (place, hosts, addresses, resolution, ports, endpoints, export_to(), switches).prop_map(
+        |(
+            (namespace, name, age),
+            hosts,
+            addresses,
+            resolution,
+            ports,
+            endpoints,
+            export_to,
+            (allocate, selects, waypoint),
+        )| {
+            with(entry(&format!("{namespace}/e{name}"), 0, "-"), |e| {
+                e.created = age.map(|s| Timestamp::from_second(s).expect("a time"));
+                e.hosts = hosts.into_iter().map(HostName::new).collect();
+                e.addresses = addresses.into_iter().map(|a| a.parse().expect("a network")).collect();
+                e.resolution = resolution;
+                e.ports = ports.into_iter().map(|p| port(p, &format!("p{p}"))).collect();
+                e.export_to = export_to;
+                e.may_allocate = allocate;
+                e.waypoint = waypoint;
+                if selects {
+                    e.workload_selector = Some([("app".into(), "a".into())].into());
+                } else {
+                    e.endpoints = endpoints;
+                }
+            })
+        },
+    )
 }
 
 fn any_workload() -> impl Strategy<Value = Workload> {
@@ -127,8 +135,30 @@ fn take(snapshot: &mut Snapshot, objects: &mut Vec<ObjectRef>, step: &Step) -> B
     }
 }
 
-pub(super) fn known<'a>(snapshot: &'a Snapshot, resolved: &'a Resolved, vips: &'a VipPool) -> Known<'a> {
-    Known { snapshot, resolved, vips, waypoints: &NO_WAYPOINTS }
+/// Waypoints with replicas of both families and no listeners.
+pub(super) fn waypoints() -> Waypoints {
+    let ports = PortPool::new(PortRange::default());
+    Waypoints::at(vec![ip("10.9.9.1"), ip("fd00::9")], ports, Unavailable::Refuse)
+}
+
+/// Gives all services of `snapshot` a port, and those of all ports but 82 a listener.
+pub(super) fn listen(waypoints: &mut Waypoints, snapshot: &Snapshot) {
+    let mut services = BTreeSet::new();
+    for host in snapshot.hosts() {
+        for entry in snapshot.entries_of(host) {
+            services.extend(entry.ports.iter().map(|port| ServiceKey {
+                host: host.clone(),
+                entry: entry.object.clone(),
+                port: port.number,
+            }));
+        }
+    }
+    let ports = waypoints.ports_mut().expect("a proxy of this node");
+    for service in &services {
+        ports.ensure(service, true, Timestamp::UNIX_EPOCH).expect("there is room");
+    }
+    services.retain(|service| service.port != 82);
+    drop(waypoints.set_listeners(services, BTreeMap::new()));
 }
 
 pub(super) fn keys(desired: &Desired) -> Keys {
@@ -137,12 +167,14 @@ pub(super) fn keys(desired: &Desired) -> Keys {
     keys
 }
 
-pub(super) fn build_all(snapshot: &Snapshot, pool: &VipPool) -> (Desired, Tables) {
+pub(super) fn build_all(snapshot: &Snapshot, pool: &VipPool, waypoints: &Waypoints) -> (Desired, Tables) {
     let mut desired = Desired::default();
+    let resolved = answers();
+    let known = Known { snapshot, resolved: &resolved, vips: pool, waypoints };
     for name in snapshot.hosts() {
-        desired.set(name, Some(host(known(snapshot, &answers(), pool), name)));
+        desired.set(name, Some(host(known, name)));
     }
-    let rows = desired.rows(&keys(&desired));
+    let rows = desired.rows(&keys(&desired), |waypoint| replicas(known, waypoint));
     (desired, rows)
 }
 
@@ -173,7 +205,10 @@ proptest! {
         let (one, other) = (snapshot(entries), snapshot(shuffled));
         let (pool_one, pool_other) = (allocate(&one), allocate(&other));
         prop_assert_eq!(pool_one.iter().collect::<Vec<_>>(), pool_other.iter().collect::<Vec<_>>());
-        let ((one, rows_one), (other, rows_other)) = (build_all(&one, &pool_one), build_all(&other, &pool_other));
+        let mut waypoints = waypoints();
+        listen(&mut waypoints, &one);
+        let (one, rows_one) = build_all(&one, &pool_one, &waypoints);
+        let (other, rows_other) = build_all(&other, &pool_other, &waypoints);
         prop_assert_eq!(rows_one, rows_other);
         prop_assert_eq!(one.hosts().collect::<Vec<_>>(), other.hosts().collect::<Vec<_>>());
     }
@@ -185,6 +220,7 @@ proptest! {
         let mut pool = VipPool::new(VipRanges::default());
         let mut desired = Desired::default();
         let mut rows = Tables::default();
+        let mut waypoints = waypoints();
         for step in &steps {
             let before = pool.clone();
             let changed = take(&mut snapshot, &mut objects, step);
@@ -197,16 +233,21 @@ proptest! {
                     pool.release(name, Timestamp::UNIX_EPOCH);
                 }
             }
+            listen(&mut waypoints, &snapshot);
+            let resolved = answers();
+            let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &pool, waypoints: &waypoints };
             let mut rebuild = |name: &HostName, desired: &mut Desired| {
                 let exists = snapshot.has_host(name);
-                let built = exists.then(|| host(known(&snapshot, &answers(), &pool), name));
+                let built = exists.then(|| host(known, name));
                 let touched = desired.set(name, built);
                 // What is not touched keeps its rows.
-                let new = desired.rows(&touched);
+                let new = desired.rows(&touched, |waypoint| replicas(known, waypoint));
                 rows.services.retain(|k, _| !touched.services.contains(k));
+                rows.waypoints.retain(|k, _| !touched.waypoints.contains(k));
                 rows.frontends.retain(|k, _| !touched.frontends.contains(k));
                 rows.addresses.retain(|k, _| !touched.addresses.contains(k));
                 rows.services.extend(new.services);
+                rows.waypoints.extend(new.waypoints);
                 rows.frontends.extend(new.frontends);
                 rows.addresses.extend(new.addresses);
                 touched
@@ -224,9 +265,11 @@ proptest! {
                 }
                 next = followers.difference(&built).cloned().collect();
             }
-            let (scratch, expected) = build_all(&snapshot, &pool);
+            let (scratch, expected) = build_all(&snapshot, &pool, &waypoints);
             prop_assert_eq!(&rows, &expected);
             prop_assert_eq!(desired.hosts().collect::<Vec<_>>(), scratch.hosts().collect::<Vec<_>>());
+            let through: BTreeSet<_> = rows.services.values().filter_map(LedTo::waypoint).collect();
+            prop_assert_eq!(through, rows.waypoints.keys().collect());
             for (frontend, key) in &rows.frontends {
                 prop_assert!(rows.services.contains_key(key));
                 let address = Address { scope: frontend.scope.clone(), address: frontend.address };
@@ -250,11 +293,15 @@ proptest! {
             for name in snapshot.remove(&object) {
                 desired.set(&name, None.or_else(|| {
                     let exists = snapshot.has_host(&name);
-                    exists.then(|| host(known(&snapshot, &answers(), &pool), &name))
+                    let resolved = answers();
+                    let known =
+                        Known { snapshot: &snapshot, resolved: &resolved, vips: &pool, waypoints: &waypoints };
+                    exists.then(|| host(known, &name))
                 }));
             }
         }
         prop_assert_eq!(desired.hosts().count(), 0);
-        prop_assert_eq!(build_all(&snapshot, &pool).1, Tables::default());
+        prop_assert_eq!(desired.waypoints().count(), 0);
+        prop_assert_eq!(build_all(&snapshot, &pool, &waypoints).1, Tables::default());
     }
 }

@@ -1,6 +1,6 @@
 //! What a waypoint is told of the services that are bound to it.
 
-use super::*;
+use super::{replicas as replicas_of, *};
 
 /// The host `a.com` of `entry`, bound, beside others, where a waypoint is served.
 fn bound(entries: Vec<Entry>) -> HostDesired {
@@ -126,11 +126,16 @@ fn in_cluster(
     let resolved = resolved(&[("x.net", &["10.0.0.1"])]);
     let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &pool, waypoints };
     let condition = entry_waypoint_condition(known, &entry).expect("it is bound");
-    (host(known, &HostName::new("a.com")), condition)
+    let mut built = host(known, &HostName::new("a.com"));
+    // As the rows of all hosts have them.
+    for name in built.tables.services.values().filter_map(LedTo::waypoint) {
+        built.tables.waypoints.insert(name.clone(), replicas_of(known, name).iter().copied().collect());
+    }
+    (built, condition)
 }
 
 fn backends(built: &HostDesired) -> Vec<String> {
-    let all = built.tables.services.iter().flat_map(|(_, backends)| backends);
+    let all = built.tables.services.keys().flat_map(|key| built.tables.backends_of(key).into_owned());
     all.map(|b| std::net::SocketAddr::new(b.address, b.port).to_string()).collect()
 }
 

@@ -52,6 +52,7 @@ pub(super) fn working() -> Facts {
         key: Some(key("a.test", "a")),
         slot_base: 7,
         slot_count: 1,
+        through: None,
         backends: vec![live("10.0.0.1", 1.0)],
         wanted: vec![backend("10.0.0.1")],
     };

@@ -67,7 +67,7 @@ impl AyaMaps {
         found(self.enrol.get(&cgroup, 0), l::MAP_ENROL)
     }
 
-    /// Where the slots of a service lie; none for an id that the map has no room for.
+    /// Where the slots of a service or waypoint lie; none for an id that the map has no room for.
     #[must_use]
     pub fn read_service(&self, id: u32) -> Option<Service> {
         let word = self.service.word(id, 0)?.load(std::sync::atomic::Ordering::Acquire);

@@ -1,7 +1,10 @@
 //! Full maps.
 
 use super::*;
-use crate::model::{HostName, Kind, ObjectRef};
+use crate::{
+    desired::LedTo,
+    model::{HostName, Kind, ObjectRef, WaypointName},
+};
 
 /// Service `n` with `backends` of its own, one frontend and one address.
 fn rows(n: u8, backends: u8) -> Tables {
@@ -21,7 +24,8 @@ fn rows_at(address: AddressRange, n: u8, backends: u8) -> Tables {
     });
     let rule = |key: &ServiceKey| AddressRule { unlisted: Unlisted::Refuse, sorts_by: Some(key.clone()) };
     Tables {
-        services: [(key.clone(), backends.collect())].into(),
+        services: [(key.clone(), LedTo::Backends(backends.collect()))].into(),
+        waypoints: [].into(),
         addresses: [(Address { scope: Scope::Mesh, address }, rule(&key))].into(),
         frontends: [(frontend, key)].into(),
     }
@@ -31,6 +35,7 @@ fn all(tables: impl IntoIterator<Item = Tables>) -> Tables {
     let mut sum = Tables::default();
     for one in tables {
         sum.services.extend(one.services);
+        sum.waypoints.extend(one.waypoints);
         sum.frontends.extend(one.frontends);
         sum.addresses.extend(one.addresses);
     }
@@ -120,7 +125,7 @@ fn services_share_their_backends() {
     let mut sink = Sink::new(MemoryMaps::new(roomy()), roomy());
     let (one, mut two) = (rows(1, 3), rows(2, 0));
     let shared = one.services.values().next().cloned().expect("a service");
-    two.services.values_mut().for_each(|backends| backends.clone_from(&shared));
+    two.services.values_mut().for_each(|led_to| led_to.clone_from(&shared));
     assert_eq!(sink.apply(diff(&sink.actual, &all([one.clone(), two]))), []);
     let used = |sink: &Sink<MemoryMaps>, map| sink.usage().iter().find(|u| u.name == map).map(|u| u.used);
     assert_eq!((used(&sink, "kmse_backend"), used(&sink, "kmse_slot")), (Some(3), Some(6)));
@@ -138,4 +143,52 @@ fn a_step_waits_for_readers_a_few_times_and_not_for_every_row() {
     assert_eq!(sink.maps.waits, 1);
     assert_eq!(sink.apply(diff(&sink.actual, &Tables::default())), []);
     assert_eq!(sink.maps.waits, 2);
+}
+
+/// `count` services that are led to ports of one waypoint, and the waypoint with these replicas.
+fn bound(count: u8, replicas: &[u8]) -> Tables {
+    let name = WaypointName { namespace: Namespace::default(), name: "way".into() };
+    let mut tables = all((0..count).map(|n| rows(n, 0)));
+    for (key, port) in tables.services.keys().cloned().collect::<Vec<_>>().into_iter().zip(20_000..) {
+        tables.services.insert(key, LedTo::Waypoint(name.clone(), port));
+    }
+    tables.waypoints.insert(name, replicas.iter().map(|n| IpAddr::from([10, 9, 9, *n])).collect());
+    tables
+}
+
+#[test]
+fn services_share_the_slots_of_their_waypoint() {
+    let mut sink = Sink::new(MemoryMaps::new(roomy()), roomy());
+    sink.enrol(1, in_namespace("one")).expect("there is room");
+    let used = |sink: &Sink<MemoryMaps>, map| sink.usage().iter().find(|u| u.name == map).map(|u| u.used);
+    let met = |sink: &Sink<MemoryMaps>, n| sink.maps.connect(1, IpAddr::from([240, 240, 0, n]), 80, TCP);
+    let at = |replicas: &[u8], port| {
+        Outcome::Backends(replicas.iter().map(|n| (IpAddr::from([10, 9, 9, *n]), port)).collect())
+    };
+    assert_eq!(sink.apply(diff(&sink.actual, &bound(9, &[1, 2]))), []);
+    assert_eq!((used(&sink, "kmse_slot"), used(&sink, "kmse_backend")), (Some(2), Some(2)));
+    assert_eq!(used(&sink, "kmse_service"), Some(10), "the waypoint counts as one");
+    assert_eq!((met(&sink, 0), met(&sink, 8)), (at(&[1, 2], 20_000), at(&[1, 2], 20_008)));
+
+    let words = |sink: &Sink<MemoryMaps>| sink.maps.contents().expect("memory does not fail").services;
+    let before = words(&sink);
+    assert_eq!(sink.apply(diff(&sink.actual, &bound(9, &[2, 3, 4]))), []);
+    assert_eq!(met(&sink, 8), at(&[2, 3, 4], 20_008));
+    let after = words(&sink);
+    assert_eq!(before.iter().filter(|(id, word)| after.get(id) != Some(word)).count(), 1);
+
+    assert_eq!(sink.apply(diff(&sink.actual, &bound(9, &[]))), []);
+    assert_eq!(met(&sink, 8), Outcome::NoBackend);
+    assert_eq!(sink.apply(diff(&sink.actual, &Tables::default())), []);
+    assert_eq!((used(&sink, "kmse_slot"), used(&sink, "kmse_service")), (Some(0), Some(0)));
+}
+
+#[test]
+fn services_wait_for_a_waypoint_that_does_not_fit() {
+    let capacities = Capacities { slots: 2, ..roomy() };
+    let mut sink = Sink::new(MemoryMaps::new(capacities), capacities);
+    let failures = sink.apply(diff(&sink.actual, &bound(1, &[1, 2, 3])));
+    let reasons: Vec<_> = failures.iter().map(|failure| failure.error.reason()).collect();
+    assert_eq!(reasons, ["MapFull", "WaypointNotWritten", "ServiceNotWritten", "ServiceNotWritten"]);
+    assert_eq!(sink.apply(diff(&sink.actual, &bound(1, &[1, 2]))), []);
 }

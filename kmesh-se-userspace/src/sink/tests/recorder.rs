@@ -90,8 +90,15 @@ impl Recorder {
                 let allowed = self.allowed.entry(from).or_default();
                 // The service may change before what leads to it does.
                 for tables in states {
-                    let backends = tables.services.get(service).into_iter().flatten();
-                    allowed.extend(backends.map(|b| (b.address, b.port)));
+                    allowed.extend(tables.backends_of(service).iter().map(|b| (b.address, b.port)));
+                    // And the waypoint before the service.
+                    if let Some(led_to) = tables.services.get(service) {
+                        for other in states {
+                            let replicas =
+                                |waypoint: &_| other.waypoints.get(waypoint).into_iter().flatten().copied();
+                            allowed.extend(led_to.backends(replicas).iter().map(|b| (b.address, b.port)));
+                        }
+                    }
                 }
             }
         }
@@ -144,10 +151,22 @@ impl Recorder {
         let cidrs = self.cidrs.iter().map(|((key, prefix), service)| (From::Cidr(*key, *prefix), *service));
         for (key, service) in frontends.chain(addresses).chain(cidrs) {
             self.read.insert(Element::Service(service));
-            let Some(run) = self.services.get(&service) else {
+            let Some(mut run) = self.services.get(&service).copied() else {
                 self.wrong.push(format!("{key:?} leads to service {service}, which was never written"));
                 continue;
             };
+            let mut port_there = 0;
+            if let Some((waypoint, port)) = run.waypoint() {
+                self.read.insert(Element::Service(waypoint));
+                let Some(of_waypoint) = self.services.get(&waypoint) else {
+                    self.wrong.push(format!("{key:?} leads to waypoint {waypoint}, which was never written"));
+                    continue;
+                };
+                (run, port_there) = (*of_waypoint, port);
+                if run.waypoint().is_some() {
+                    self.wrong.push(format!("{key:?} leads to waypoint {waypoint}, which is none"));
+                }
+            }
             for slot in run.slot_base..run.slot_base + run.slot_count() {
                 self.read.insert(Element::Slot(slot));
                 let Some(found) = self.slots.get(&slot) else {
@@ -156,7 +175,7 @@ impl Recorder {
                 };
                 for id in [found.backend, found.alias] {
                     self.read.insert(Element::Backend(id));
-                    let place = self.backends.get(&id).map(|b| (addr::to_ip(b.addr), b.port));
+                    let place = self.backends.get(&id).map(|b| (addr::to_ip(b.addr), b.port | port_there));
                     if !place.is_some_and(|p| self.allowed.get(&key).is_some_and(|a| a.contains(&p))) {
                         self.wrong.push(format!("{key:?} leads to backend {id}: {place:?}"));
                     }
