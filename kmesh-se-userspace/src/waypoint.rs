@@ -20,7 +20,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use bootstrap::{Bootstrap, CERTIFICATE_FILES, Server, secret_files};
+pub use bootstrap::{Bootstrap, CERTIFICATE_FILES, FLAGS, Server, secret_files};
 pub use resources::name as resource_name;
 pub use xds::{Changes, NodeInfo, Sent, ServeError, Standing, Xds};
 

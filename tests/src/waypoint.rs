@@ -42,7 +42,7 @@ impl Waypoint {
         let path = folder.join("waypoint.json");
         std::fs::write(&path, config.to_string())?;
         let mut command = netns.command(program);
-        command.args(flags(&path)).args(["--concurrency", "1", "--log-level", "warning"]);
+        command.args(flags(&path)).args(["--concurrency", "1"]);
         let process = Process::start(&mut command, &folder.join("waypoint.log"))?;
         Ok(Waypoint { process })
     }

@@ -143,12 +143,7 @@ impl Launch {
             OpenOptions::new().create(true).append(true).open(log)?
         };
         let mut command = Command::new(&self.program);
-        command.args(Bootstrap::arguments(&config)).args([
-            "--concurrency",
-            WORKERS,
-            "--log-level",
-            "warning",
-        ]);
+        command.args(Bootstrap::arguments(&config)).args(["--concurrency", WORKERS]);
         // In a group of its own: Ctrl-C at a terminal is for the agent, which ends it when it takes everything down.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn()?;

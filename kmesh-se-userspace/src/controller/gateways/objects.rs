@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Settings, overlay::Overlays};
 use crate::{
     gateway::{CLASS, CLASS_LABEL, GROUP, Gateway, NAME_LABEL, xds_secret},
-    waypoint::{Bootstrap, Server},
+    waypoint::{Bootstrap, FLAGS, Server},
 };
 
 /// Where the files of its Secret are in a container.
@@ -218,8 +218,8 @@ fn arguments(namespace: &str, name: &str, settings: &Settings) -> Vec<String> {
         admin: Some(ADMIN.into()),
         status: Some(("$(POD_IP)".to_owned(), STATUS_PORT)),
     };
-    let flags = ["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning", "--config-yaml"];
-    flags.into_iter().map(str::to_owned).chain([bootstrap.config().to_string()]).collect()
+    let flags = FLAGS.into_iter().chain(["--concurrency", "2", "--config-yaml"]).map(str::to_owned);
+    flags.chain([bootstrap.config().to_string()]).collect()
 }
 
 #[cfg(test)]
