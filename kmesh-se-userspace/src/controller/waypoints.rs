@@ -50,6 +50,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const WAIT: Duration = Duration::from_secs(2);
 /// Room for connections that nobody has taken yet.
 const QUEUE: usize = 16;
+/// How many events are taken in at one time.
+const EVENTS: usize = 1024;
 
 /// What is said of an entry that is bound to a waypoint; none: it is bound to none.
 pub(super) type Told = (ObjectRef, Option<Condition>);
@@ -108,11 +110,13 @@ pub(super) async fn run(
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut door: Option<Door> = None;
+    let mut heard = Vec::new();
     loop {
         tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => room.event(event),
-                None => return,
+            // What waits is taken in at once: the look at waypoints that follows takes longer than an event.
+            count = events.recv_many(&mut heard, EVENTS) => match count {
+                0 => return,
+                _ => heard.drain(..).for_each(|event| room.event(event)),
             },
             changed = gateways.changed() => if changed.is_err() { return },
             changed = terms.changed() => if changed.is_err() { return },

@@ -119,13 +119,14 @@ impl Served {
 
     /// Takes in which services of `host` are bound to it.
     pub(super) fn set(&mut self, host: &HostName, bound: BTreeMap<ServiceKey, Bound>, now: Timestamp) {
-        if self.pool.release(host, |service| bound.contains_key(service), now) || !bound.is_empty() {
-            self.seen = None;
+        let has_released = self.pool.release(host, |service| bound.contains_key(service), now);
+        let own = || self.services.range(from(host)..).take_while(|(service, _)| service.host == *host);
+        if !has_released && own().eq(&bound) {
+            return;
         }
-        let own =
-            self.services.range(from(host)..).map(|(service, _)| service).take_while(|s| s.host == *host);
-        let gone: Vec<_> = own.filter(|service| !bound.contains_key(service)).cloned().collect();
-        for service in gone {
+        self.seen = None;
+        let gone = own().map(|(service, _)| service).filter(|service| !bound.contains_key(service));
+        for service in gone.cloned().collect::<Vec<_>>() {
             self.services.remove(&service);
             self.ready.remove(&service);
             self.taken.remove(&service);
