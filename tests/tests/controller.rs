@@ -19,6 +19,7 @@ mod webhook;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -31,8 +32,22 @@ use tests::servers::Process;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An API server that knows our kinds.
-fn api() -> anyhow::Result<ApiServer> {
+/// Shared by tests, and held by one that measures.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// An API server that knows our kinds, on a machine that other tests use, too.
+fn api() -> anyhow::Result<(ApiServer, RwLockReadGuard<'static, ()>)> {
+    let shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    Ok((start_api()?, shared))
+}
+
+/// The same while no other test of this program runs.
+fn api_alone() -> anyhow::Result<(ApiServer, RwLockWriteGuard<'static, ()>)> {
+    let alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    Ok((start_api()?, alone))
+}
+
+fn start_api() -> anyhow::Result<ApiServer> {
     let api = ApiServer::start()?;
     api.kubectl().install_crds(&definitions()?)?;
     Ok(api)
@@ -70,9 +85,9 @@ impl<'a> Controller<'a> {
         let health = format!("unix:{health}");
         let mut probe = Command::new(program()?);
         probe.args(["probe", "readyz", "--health", &health]);
-        let probe = std::sync::Mutex::new(probe);
+        let probe = Mutex::new(probe);
         let ready = || {
-            let mut probe = probe.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut probe = probe.lock().unwrap_or_else(PoisonError::into_inner);
             probe.output().is_ok_and(|output| output.status.success())
         };
         process.ready("the controller to be ready", LIMIT, ready)?;

@@ -68,7 +68,7 @@ fn both_families(name: &str, hosts: &[&str]) -> String {
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn two_nodes_answer_the_same_addresses_whoever_restarts() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     api.netns().ip(&format!("addr add {NODE}/32 dev lo\naddr add {OTHER}/32 dev lo\n"))?;
     let cgroup = cgroup::make(api.run())?;

@@ -57,7 +57,7 @@ pub(crate) fn version(kubectl: &Kubectl, name: &str) -> anyhow::Result<Value> {
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn the_author_of_an_entry_reads_what_became_of_it() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     let controller = Controller::start(&api, 9401, &[])?;
     controller.until_it_leads()?;
@@ -114,7 +114,7 @@ fn the_author_of_an_entry_reads_what_became_of_it() -> anyhow::Result<()> {
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn each_is_told_once_whoever_restarts_or_takes_over() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     kubectl.apply(&rejected("bad", "bad.test"))?;
     kubectl.apply(&entry("good", &["good.test"], ""))?;
@@ -176,7 +176,7 @@ metadata: {name: refuses}
 spec: {policyName: refuses, validationActions: [Deny]}
 ";
     const TOLD: &str = "the API server refuses to have the status written";
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     kubectl.apply(&entry("refused", &["refused.test"], ""))?;
     kubectl.apply(POLICY)?;

@@ -31,7 +31,7 @@ fn given(host: &str, value: &str) -> Value {
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn writers_that_fight_end_as_the_rules_say() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     let controller = Controller::start(&api, 9401, &[])?;
     controller.until_it_leads()?;
@@ -150,7 +150,7 @@ fn writers_that_fight_end_as_the_rules_say() -> anyhow::Result<()> {
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn istios_allocator_is_left_to_its_work_unless_told_otherwise() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     kubectl.apply(&entry("istios", &["istios.test"], ""))?;
     patch_status(kubectl, "istios", &given("istios.test", "240.240.0.1"), "pilot-discovery")?;
@@ -176,7 +176,7 @@ fn istios_allocator_is_left_to_its_work_unless_told_otherwise() -> anyhow::Resul
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn another_controller_takes_over_and_no_address_moves() -> anyhow::Result<()> {
     const TAKEOVER: Duration = Duration::from_secs(15);
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     let hosts: Vec<_> = (1..=20).map(|number| format!("host-{number}.test")).collect();
     let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();

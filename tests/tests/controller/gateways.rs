@@ -83,7 +83,7 @@ fn config_map(name: &str, data: &Value) -> String {
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn a_gateway_of_the_class_becomes_a_waypoint_whenever_the_gateway_api_comes() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     kubectl.run(&["create", "namespace", NAMESPACE])?;
     let controller =
@@ -215,7 +215,7 @@ fn a_gateway_of_the_class_becomes_a_waypoint_whenever_the_gateway_api_comes() ->
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn what_a_gateway_cannot_have_is_told_to_its_author_and_parameters_are_honoured() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     kubectl.run(&["create", "namespace", NAMESPACE])?;
     install_gateway_api(kubectl)?;

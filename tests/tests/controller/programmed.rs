@@ -22,7 +22,7 @@ fn leases(kubectl: &Kubectl) -> anyhow::Result<Vec<Value>> {
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn an_entry_is_programmed_when_every_node_that_is_there_has_it() -> anyhow::Result<()> {
     const REPORT: [&str; 1] = ["--report-namespace=default"];
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     api.netns().ip(&format!("addr add {NODE}/32 dev lo\naddr add {OTHER}/32 dev lo\n"))?;
     let cgroup = cgroup::make(api.run())?;

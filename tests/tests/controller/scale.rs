@@ -13,7 +13,7 @@ use tests::agent::{is_release, program};
 use tests::cluster::{ApiServer, bulk::Bulk};
 use tests::{is_long, poll};
 
-use super::{Controller, addresses_of, api};
+use super::{Controller, addresses_of, api_alone};
 
 /// For the arm with a limit of 50 writes a second.
 const FEW: u32 = 500;
@@ -138,7 +138,7 @@ fn thousands_of_entries_have_addresses_within_a_minute_and_no_second_has_more_wr
     let count = if is_long() { 10_000 } else { 2_000 };
     // Ten thousand by a build without optimisation are not what the claim is about.
     let whole = Duration::from_secs(if is_long() && !is_release(&program()?)? { 240 } else { 60 });
-    let api = api()?;
+    let (api, _alone) = api_alone()?;
     let bulk = Bulk::start(&api)?;
     let (counter, kubeconfig) = (Counter::start(&api)?, kubeconfig(&api)?);
 

@@ -100,7 +100,7 @@ fn applied(kubectl: &Kubectl, object: &str) -> anyhow::Result<(bool, String)> {
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn the_api_server_refuses_what_validate_rejects_in_its_words() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     configure(kubectl)?;
     // Nobody is there to ask: what is bad is taken.
@@ -240,7 +240,7 @@ fn is_trusted(api: &ApiServer, address: &str) -> anyhow::Result<bool> {
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn certificates_change_while_entries_are_applied() -> anyhow::Result<()> {
-    let api = api()?;
+    let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     configure(kubectl)?;
     let other = "127.0.0.1:9444";
