@@ -32,9 +32,9 @@ pub enum MapOp {
     RemoveAddress(Address),
 }
 
-/// What to change so that `actual` becomes `desired`. The new is made before the old is broken: a waypoint comes
-/// before the services that need it and goes after those that used it, and so do services and frontends; an address is known only while its frontends are there,
-/// so that a port is never refused because its row is still to come.
+/// What to change so that `actual` becomes `desired`. The new is made before the old is broken: a waypoint comes before the
+/// services that need it and goes after those that used it, and so does a service before and after its frontends; an address is
+/// known only while its frontends are there, so that a port is never refused because its row is still to come.
 #[must_use]
 pub fn diff(actual: &Tables, desired: &Tables) -> Vec<MapOp> {
     let mut ops = Vec::new();

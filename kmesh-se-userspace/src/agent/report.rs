@@ -126,8 +126,7 @@ fn exceptions<M: Maps>(reconciler: &Reconciler<M>, names: &[NameStatus]) -> BTre
         }
         let mut backends: BTreeMap<&ObjectRef, bool> = BTreeMap::new();
         for (key, led_to) in &desired.tables.services {
-            let has_some = !reconciler.backends_of(led_to).is_empty();
-            *backends.entry(&key.entry).or_default() |= has_some;
+            *backends.entry(&key.entry).or_default() |= !led_to.is_nowhere();
         }
         for (object, _) in backends.into_iter().filter(|(_, has_some)| !has_some) {
             let message = match reconciler.host_use(host) {

@@ -78,7 +78,7 @@ impl LedTo {
         }
     }
 
-    /// Whether it is nothing at all.
+    /// Whether it is nothing at all. A waypoint has replicas while a service is led to it.
     #[must_use]
     pub fn is_nowhere(&self) -> bool {
         matches!(self, Self::Backends(backends) if backends.is_empty())

@@ -18,7 +18,8 @@ use super::{Controller, addresses_of, api_alone};
 /// For the arm with a limit of 50 writes a second.
 const FEW: u32 = 500;
 const COUNTED: u16 = 8002;
-const PATH: &str = "/apis/networking.istio.io/v1/namespaces/default/serviceentries";
+/// Of the entries in the default namespace.
+pub(crate) const ENTRIES_PATH: &str = "/apis/networking.istio.io/v1/namespaces/default/serviceentries";
 
 /// A way to the API server that notes when each write passes.
 struct Counter {
@@ -97,7 +98,7 @@ fn entries(numbers: std::ops::Range<u32>) -> Vec<Value> {
 
 /// The addresses of all entries, each with its host.
 fn all_addresses(bulk: &Bulk) -> anyhow::Result<Vec<String>> {
-    Ok(bulk.get(PATH)?["items"].as_array().into_iter().flatten().flat_map(addresses_of).collect())
+    Ok(bulk.get(ENTRIES_PATH)?["items"].as_array().into_iter().flatten().flat_map(addresses_of).collect())
 }
 
 /// By the way that counts.
@@ -143,7 +144,7 @@ fn thousands_of_entries_have_addresses_within_a_minute_and_no_second_has_more_wr
     let (counter, kubeconfig) = (Counter::start(&api)?, kubeconfig(&api)?);
 
     // At most 50 a second, as the flag says.
-    bulk.make(PATH, &entries(0..FEW))?;
+    bulk.make(ENTRIES_PATH, &entries(0..FEW))?;
     let flags = ["--writes-per-second", "50"];
     let slow = Controller::start_as(&api, &kubeconfig, 9401, &flags)?;
     let starts = until_written(&slow, &counter, FEW.into(), Duration::from_secs(120))?;
@@ -160,7 +161,7 @@ fn thousands_of_entries_have_addresses_within_a_minute_and_no_second_has_more_wr
     let before = all_addresses(&bulk)?;
 
     // By default.
-    bulk.make(PATH, &entries(FEW..FEW + count))?;
+    bulk.make(ENTRIES_PATH, &entries(FEW..FEW + count))?;
     let began = Instant::now();
     let controller = Controller::start_as(&api, &kubeconfig, 9401, &[])?;
     let starts = until_written(&controller, &counter, count.into(), Duration::from_secs(240))?;

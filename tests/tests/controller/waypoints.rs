@@ -19,6 +19,7 @@ use tests::{cgroup, is_long, poll};
 use super::agents::node_with;
 use super::conditions::until_condition;
 use super::gateways::install_gateway_api;
+use super::scale::ENTRIES_PATH;
 use super::{Controller, LIMIT, api, api_alone, entry};
 
 /// The address of the Pod.
@@ -42,7 +43,6 @@ const ALL: Duration = Duration::from_secs(10);
 const SMALL: u64 = 4_000;
 /// A port in the midst of those of the waypoint.
 const TAKEN: u16 = 20_400;
-const ENTRIES: &str = "/apis/networking.istio.io/v1/namespaces/default/serviceentries";
 const LISTENERS: &str = "/api/v1/namespaces/default/configmaps/waypoint.default.waypoint";
 const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: waypoint, namespace: default}\n\
     spec: {gatewayClassName: kmesh-se-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n";
@@ -290,7 +290,7 @@ fn a_thousand_entries_go_through_a_waypoint_within_seconds_and_one_that_fails_ho
     let cgroup = cgroup::make(api.run())?;
     let _backend = backend(&api)?;
     let entries: Vec<_> = (0..MANY).map(|number| one_of_many(number, 8000)).collect();
-    bulk.make(ENTRIES, &entries)?;
+    bulk.make(ENTRIES_PATH, &entries)?;
     let controller = Controller::start(&api, 9462, &SERVES)?;
     controller.until_it_leads()?;
     let agent = node_with(&api, &cgroup, "n1", NODE, &["--waypoint-namespace=default"])?;
