@@ -33,7 +33,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use kube::{
     Client,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, ValidationDirective},
     core::Request,
 };
 use serde_json::Value;
@@ -69,8 +69,9 @@ use crate::{
 
 /// Room for events that the loop has not read yet.
 const QUEUE: usize = 1024;
-/// How many writes are under way at one time.
-const AT_ONCE: usize = 64;
+/// How many writes are under way at one time: enough to keep an API server at work. Where that is what takes the time, more would
+/// only wait there, and for as long each keeps its place of [`Pace`].
+const AT_ONCE: usize = 32;
 /// A new leader waits so long: the last writes of the one before count for the limit of a second, and the watch tells of them.
 const PAUSE: Duration = Duration::from_secs(1);
 /// After how many refusals of one version of an entry it is told: both kinds of test have failed, and it is not for others that write.
@@ -223,7 +224,7 @@ impl Controller {
             tokio::select! {
                 event = events.recv() => self.event(event.context("the source stopped")?),
                 Some(news) = nodes.recv() => self.allocation.hear(news),
-                Some((object, condition)) = waypoints.recv() => self.allocation.hear_waypoint(object, condition),
+                Some((object, conditions)) = waypoints.recv() => self.allocation.hear_waypoint(object, conditions),
                 Some(written) = self.writes.join_next() => {
                     let (write, result) = written.context("a write failed")?;
                     self.written(write, result);
@@ -442,7 +443,10 @@ impl Controller {
 async fn send(client: &Client, write: &Write) -> Result<Object, Refusal> {
     let ObjectRef { namespace, name, .. } = &write.object;
     let path = format!("/apis/{}/namespaces/{namespace}/serviceentries", write.api_version);
-    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    // The API server need not look for fields that it does not know: the patch has none, and nobody reads its warnings.
+    let field_validation = Some(ValidationDirective::Ignore);
+    let params =
+        PatchParams { field_manager: Some(MANAGER.to_owned()), field_validation, ..PatchParams::default() };
     let patch = Patch::<()>::Json(write.patch.clone());
     let failed = |error: kube::Error| match Trouble::of(&error) {
         // A test of the patch that fails is an invalid request to the API server.

@@ -8,6 +8,7 @@
 //! place for others. [`chart`] brings kmesh-se there as its users do.
 
 mod access;
+pub mod audit;
 pub mod bulk;
 pub mod chart;
 mod control;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use self::audit::Writes;
 use self::control::ControlPlane;
 pub use self::kubectl::Kubectl;
 use self::node::Node;
@@ -87,6 +89,14 @@ impl ApiServer {
     /// The owner of everything, for more of it.
     pub fn run(&self) -> &Run {
         &self.run
+    }
+
+    /// The writes to statuses of entries that it has answered.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn writes(&self) -> anyhow::Result<Writes> {
+        Writes::of(&self.run.folder()?)
     }
 
     /// Ends the API server as a crash does; etcd stays, and so does all else that runs.

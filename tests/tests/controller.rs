@@ -17,7 +17,6 @@ mod waypoints;
 #[path = "controller/webhook.rs"]
 mod webhook;
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -63,22 +62,12 @@ struct Controller<'a> {
 impl<'a> Controller<'a> {
     /// Starts one that serves its metrics at `port`, and waits until it knows all entries.
     fn start(api: &'a ApiServer, port: u16, more: &[&str]) -> anyhow::Result<Controller<'a>> {
-        Controller::start_as(api, api.kubectl().kubeconfig(), port, more)
-    }
-
-    /// The same by another way to the API server.
-    fn start_as(
-        api: &'a ApiServer,
-        kubeconfig: &Path,
-        port: u16,
-        more: &[&str],
-    ) -> anyhow::Result<Controller<'a>> {
         let folder = api.run().folder()?;
         let mut logs = (1..).map(|number| folder.join(format!("controller-{number}.log")));
         let log = logs.find(|log| !log.exists()).context("no name for a log is left")?;
         let health = folder.join(format!("controller-{port}.sock")).display().to_string();
         let mut command = api.netns().command(program()?);
-        command.arg("controller").arg("--kubeconfig").arg(kubeconfig);
+        command.arg("controller").arg("--kubeconfig").arg(api.kubectl().kubeconfig());
         command.args(["--lease-namespace", "default", "--health", &format!("unix:{health}")]);
         command.args(["--metrics", &format!("127.0.0.1:{port}")]).args(more);
         let mut process = Process::start(&mut command, &log)?;

@@ -26,7 +26,7 @@ pub struct Bulk {
 
 impl Bulk {
     /// The port on the namespace's loopback address.
-    pub const PORT: u16 = 8001;
+    const PORT: u16 = 8001;
 
     /// Starts the proxy and waits until it listens.
     ///

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use super::access::{self, Access};
 use super::kubectl::Kubectl;
-use super::{NODE_ADDRESS, SERVICES, programs, relay};
+use super::{NODE_ADDRESS, SERVICES, audit, programs, relay};
 use crate::clean::Run;
 use crate::netns::Netns;
 use crate::servers::{self, Process};
@@ -70,6 +70,8 @@ impl ControlPlane {
     /// When it does not come up; with the end of its log.
     pub(super) fn start_apiserver(&mut self) -> anyhow::Result<()> {
         let mut command = self.netns.command(programs::program("kube-apiserver")?);
+        // It shares its cores with all that is tested, and a third of its time would go into collecting garbage.
+        command.env("GOGC", "400");
         let path = |path: PathBuf| path.display().to_string();
         let key = path(self.access.token_key());
         command.args([
@@ -87,6 +89,7 @@ impl ControlPlane {
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
             format!("--disable-admission-plugins={}", self.without.join(",")),
         ]);
+        command.args(audit::flags(&self.folder)?);
         let mut process = Process::start(&mut command, &self.folder.join("kube-apiserver.log"))?;
         let accepts = || servers::accepts(&self.netns, (Ipv4Addr::LOCALHOST, PORT).into());
         process.ready("the API server to listen", READY, accepts)?;
