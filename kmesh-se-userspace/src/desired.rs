@@ -41,15 +41,15 @@ pub use leases::{DYNAMIC_RANGES, LeaseLimits, Leases, QuotaFull, User};
 pub use losers::{Loser, Losers};
 pub use names::{NameEntry, NameView};
 pub(crate) use plan::remedy_without_address;
-pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, plan};
+pub use plan::{BackendPlan, NamePlan, Plan, PortPlan, ServicePlan, entry_waypoint_conditions, plan};
 pub use policy::registry_only;
 pub use ports::{PortAssignment, PortPool, PortRange, PortRangeError, PortsExhausted};
 pub use range::AddressRange;
 pub use tables::{Address, AddressRule, Backend, Frontend, Keys, LedTo, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 pub use waypoint::{
-    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints, backends_of,
-    entry_waypoint_condition, is_through, replicas, waypoint_condition,
+    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints, backends_of, is_through,
+    replicas, waypoint_condition,
 };
 pub use winner::service_that_wins;
 

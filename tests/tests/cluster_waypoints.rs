@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use tests::agent::program;
 use tests::cluster::chart::Release;
-use tests::cluster::{Cluster, Kubectl, images, programs};
+use tests::cluster::{Cluster, Kubectl, images};
 use tests::poll;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -25,13 +25,6 @@ fn command(kubectl: &Kubectl, words: &[&str]) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn install_gateway_api(kubectl: &Kubectl) -> anyhow::Result<()> {
-    for file in programs::gateway_definitions() {
-        kubectl.feed(&["apply", "--server-side", "-f", "-"], &std::fs::read_to_string(&file)?)?;
-    }
-    Ok(())
-}
-
 #[test]
 #[ignore = "needs programs that `cargo xtask cluster` builds"]
 fn a_waypoint_is_made_of_pods_and_goes_with_its_gateway() -> anyhow::Result<()> {
@@ -42,7 +35,7 @@ fn a_waypoint_is_made_of_pods_and_goes_with_its_gateway() -> anyhow::Result<()> 
     let cluster = Cluster::start(&[])?;
     let kubectl = cluster.kubectl();
     cluster.import(&envoy)?;
-    install_gateway_api(kubectl)?;
+    kubectl.install_gateway_api()?;
     let image = format!("controller.waypoints.image={}", images::name("envoy"));
     let release = Release::install_with(&cluster, &["controller.waypoints.enabled=true", &image])?;
     let about = || release.agents();

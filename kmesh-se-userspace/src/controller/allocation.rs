@@ -50,7 +50,7 @@ pub(super) struct Allocation {
     left: Option<Left>,
     /// Whether this program serves waypoints, and how entries go through those.
     serves_waypoints: bool,
-    waypoints: BTreeMap<ObjectRef, Condition>,
+    waypoints: BTreeMap<ObjectRef, Vec<Condition>>,
     nodes: Nodes,
     knows_nodes: bool,
     /// Entries that some node may not have programmed, and when to look again at those that are waited for.
@@ -92,10 +92,10 @@ impl Allocation {
     }
 
     /// An entry is to be told this of its waypoint, or nothing.
-    pub(super) fn hear_waypoint(&mut self, object: ObjectRef, condition: Option<Condition>) {
-        match condition {
-            Some(condition) => drop(self.waypoints.insert(object.clone(), condition)),
-            None => drop(self.waypoints.remove(&object)),
+    pub(super) fn hear_waypoint(&mut self, object: ObjectRef, conditions: Vec<Condition>) {
+        match conditions.as_slice() {
+            [] => drop(self.waypoints.remove(&object)),
+            _ => drop(self.waypoints.insert(object.clone(), conditions)),
         }
         if self.known.contains_key(&object) {
             self.changed.insert(object);

@@ -12,10 +12,11 @@ use crate::{
 };
 
 /// The types that this program writes, in the order in which people read them; whoever writes another, it is left alone.
-pub(super) const OWN: [&str; 8] = [
+pub(super) const OWN: [&str; 9] = [
     "Accepted",
     "Programmed",
     WAYPOINT_BOUND,
+    "kmesh-se.io/RequestsRouted",
     "Shadowed",
     "AddressPending",
     "AddressExhausted",
@@ -49,8 +50,8 @@ pub(super) struct Facts<'a> {
     pub(super) conflicts: Vec<String>,
     /// What the nodes made of it, if that is to be said.
     pub(super) programmed: Option<Condition>,
-    /// How it goes through a waypoint, if it is bound to one.
-    pub(super) waypoint: Option<Condition>,
+    /// How it goes through a waypoint, if it is bound to one, and what HTTPRoutes come to there.
+    pub(super) waypoint: Vec<Condition>,
 }
 
 /// Why addresses are not allocated here.
@@ -91,19 +92,9 @@ pub(super) fn wanted(facts: &Facts<'_>) -> Vec<Condition> {
         .first()
         .map(|_| condition("AddressConflict", "True", "OlderEntryHasAddress", list(&facts.conflicts)));
     let programmed = facts.programmed.clone();
-    let waypoint = facts.waypoint.clone();
-    let exhausted = exhausted(facts);
-    let all = [
-        Some(accepted),
-        programmed,
-        waypoint,
-        shadowed,
-        pending,
-        exhausted,
-        conflict,
-        warned(facts.warnings),
-    ];
-    all.into_iter().flatten().collect()
+    let first = [Some(accepted), programmed].into_iter().flatten();
+    let last = [shadowed, pending, exhausted(facts), conflict, warned(facts.warnings)];
+    first.chain(facts.waypoint.iter().cloned()).chain(last.into_iter().flatten()).collect()
 }
 
 fn warned(warnings: &[Issue]) -> Option<Condition> {

@@ -17,9 +17,11 @@ use crate::{desired::Age, model::ObjectRef};
 const REST: Duration = Duration::from_secs(2);
 /// How long conditions wait before they are written, so that what changes soon again is written once.
 const SETTLES: Duration = Duration::from_secs(1);
-/// The longest rest of conditions, which is doubled with each write that another one soon follows: somebody else writes them too,
-/// or what they tell comes and goes.
+/// The longest rest of conditions, which is doubled with each write that another one soon follows, after the first [`PATIENCE`]:
+/// somebody else writes them too, or what they tell comes and goes.
 const RESTLESS_MAX: Duration = Duration::from_secs(60);
+/// So many writes soon after another are what a person's edits come to.
+const PATIENCE: u32 = 3;
 /// The first and the longest rest after a failure, which is doubled each time.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -84,7 +86,7 @@ impl Rest {
     }
 
     fn of_conditions(restless: u32) -> Duration {
-        REST.saturating_mul(1 << restless.min(10)).min(RESTLESS_MAX)
+        REST.saturating_mul(1 << restless.saturating_sub(PATIENCE).min(10)).min(RESTLESS_MAX)
     }
 }
 

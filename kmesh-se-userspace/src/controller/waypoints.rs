@@ -53,8 +53,8 @@ const QUEUE: usize = 16;
 /// How many events are taken in at one time.
 const EVENTS: usize = 1024;
 
-/// What is said of an entry that is bound to a waypoint; none: it is bound to none.
-pub(super) type Told = (ObjectRef, Option<Condition>);
+/// What is said of an entry that is bound to a waypoint, or has HTTPRoutes; nothing of others.
+pub(super) type Told = (ObjectRef, Vec<Condition>);
 
 /// How waypoints are served.
 #[derive(Clone, Debug)]
@@ -216,7 +216,7 @@ struct Room {
     touched: BTreeSet<ObjectRef>,
     open: BTreeMap<WaypointName, Open>,
     book: Book,
-    conditions: BTreeMap<ObjectRef, Condition>,
+    conditions: BTreeMap<ObjectRef, Vec<Condition>>,
     told: mpsc::Sender<Told>,
 }
 
@@ -312,16 +312,18 @@ impl Room {
         }
         for object in std::mem::take(&mut self.touched) {
             let entry = self.snapshot.entry(&object);
-            let condition = entry.and_then(|entry| desired::entry_waypoint_condition(self.known(), entry));
-            if self.conditions.get(&object) == condition.as_ref() {
+            let conditions = entry
+                .map(|entry| desired::entry_waypoint_conditions(self.known(), entry))
+                .unwrap_or_default();
+            if self.conditions.get(&object).map_or(&[][..], Vec::as_slice) == conditions {
                 continue;
             }
-            match condition.clone() {
-                Some(condition) => drop(self.conditions.insert(object.clone(), condition)),
-                None => drop(self.conditions.remove(&object)),
+            match conditions.as_slice() {
+                [] => drop(self.conditions.remove(&object)),
+                _ => drop(self.conditions.insert(object.clone(), conditions.clone())),
             }
             // The controller is about to end if nobody listens.
-            drop(self.told.send((object, condition)).await);
+            drop(self.told.send((object, conditions)).await);
         }
     }
 

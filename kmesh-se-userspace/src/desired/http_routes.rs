@@ -248,19 +248,17 @@ pub(super) fn names(snapshot: &Snapshot, entry: &Entry) -> BTreeSet<HostName> {
 pub fn http_route_condition(known: Known<'_>, service: &ServiceKey) -> Option<Condition> {
     let entry = known.snapshot.entry(&service.entry)?;
     let port = entry.ports.iter().find(|port| port.number == service.port)?;
-    condition(known, entry, &service.host, &[port])
+    condition(known, [Of { entry, host: &service.host, port }])
 }
 
-/// What people are told of the routes of these ports of an entry: the worst first.
-pub(super) fn condition(
+/// What people are told of the routes of these: the worst first.
+pub(super) fn condition<'a>(
     known: Known<'_>,
-    entry: &Entry,
-    host: &HostName,
-    ports: &[&Port],
+    services: impl IntoIterator<Item = Of<'a>>,
 ) -> Option<Condition> {
     let mut told: BTreeMap<(u8, &'static str), BTreeSet<String>> = BTreeMap::new();
-    for port in ports {
-        let of = Of { entry, host, port };
+    for of in services {
+        let port = of.port;
         let names: Vec<_> = routes_of(known, of).map(|route| route.object.to_string()).collect();
         if names.is_empty() {
             continue;

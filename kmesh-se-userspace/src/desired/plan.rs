@@ -182,7 +182,8 @@ fn service(
         conditions::add(&mut conditions, reason, message);
     }
     conditions.extend(waypoint::condition(&ways));
-    conditions.extend(http_routes::condition(known, entry, host, serves.unwrap_or_default()));
+    let services = serves.into_iter().flatten().map(|port| Of { entry, host, port });
+    conditions.extend(http_routes::condition(known, services));
     if serves.is_some() {
         conditions.extend(limits(entry, host, &addresses));
     }
@@ -195,6 +196,15 @@ fn service(
         ports,
         conditions,
     }
+}
+
+/// What people are told of the ways of all that an entry has, and of what becomes of requests there.
+#[must_use]
+pub fn entry_waypoint_conditions(known: Known<'_>, entry: &Entry) -> Vec<Condition> {
+    let services =
+        || entry.hosts.iter().flat_map(|host| entry.ports.iter().map(move |port| Of { entry, host, port }));
+    let ways: Vec<_> = services().map(|of| (of.port.number, waypoint::way(known, of))).collect();
+    waypoint::condition(&ways).into_iter().chain(http_routes::condition(known, services())).collect()
 }
 
 fn mode(entry: &Entry) -> &'static str {

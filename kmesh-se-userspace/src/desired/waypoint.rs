@@ -16,9 +16,7 @@ use super::{
     Backend, Condition, HttpRules, Known, LedTo, PortPool, ServiceKey,
     backends::{self, Found, Of, Target},
 };
-use crate::model::{
-    Entry, HostName, Listener, Protocol, Resolution, Transport, WaypointName, WaypointProxies,
-};
+use crate::model::{HostName, Listener, Protocol, Resolution, Transport, WaypointName, WaypointProxies};
 
 /// What connections get while their waypoint cannot take them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -450,14 +448,6 @@ impl Way<'_> {
 #[must_use]
 pub fn waypoint_condition<'a>(known: Known<'a>, service: &'a ServiceKey) -> Option<Condition> {
     condition(&[way_of(known, service)?])
-}
-
-/// What people are told of the ways of all that an entry has.
-#[must_use]
-pub fn entry_waypoint_condition(known: Known<'_>, entry: &Entry) -> Option<Condition> {
-    let services = entry.hosts.iter().flat_map(|host| entry.ports.iter().map(move |port| (host, port)));
-    let ways = services.map(|(host, port)| (port.number, way(known, Of { entry, host, port })));
-    condition(&ways.collect::<Vec<_>>())
 }
 
 /// Whether connections to `service` go through a waypoint.

@@ -92,6 +92,20 @@ impl Kubectl {
         poll::until("entries to be served", SERVED, served)
     }
 
+    /// Makes the Gateway API's definitions, as far as we read them, and waits until the API server serves them.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn install_gateway_api(&self) -> anyhow::Result<()> {
+        for file in programs::gateway_definitions() {
+            let text = std::fs::read_to_string(&file)
+                .with_context(|| format!("no {}: `cargo xtask cluster` fetches it", file.display()))?;
+            self.feed(&["apply", "--server-side", "-f", "-"], &text)?;
+        }
+        let served = || self.run(&["get", "gatewayclasses,gateways,httproutes"]).ok().map(drop);
+        poll::until("the Gateway API to be served", SERVED, served)
+    }
+
     /// `kubectl apply -f -`.
     ///
     /// # Errors

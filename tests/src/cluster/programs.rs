@@ -32,10 +32,11 @@ pub fn istios_definitions() -> PathBuf {
     modules_folder().join(ISTIO_API).join("kubernetes/customresourcedefinitions.gen.yaml")
 }
 
-/// The Gateway API's definitions, its standard ones, where `cargo xtask cluster` puts them.
-pub fn gateway_definitions() -> [PathBuf; 2] {
+/// The Gateway API's definitions that we read, its standard ones, where `cargo xtask cluster` puts them.
+pub fn gateway_definitions() -> [PathBuf; 3] {
     let folder = modules_folder().join(GATEWAY_API).join("config/crd/standard");
-    ["gatewayclasses", "gateways"].map(|kind| folder.join(format!("gateway.networking.k8s.io_{kind}.yaml")))
+    ["gatewayclasses", "gateways", "httproutes"]
+        .map(|kind| folder.join(format!("gateway.networking.k8s.io_{kind}.yaml")))
 }
 
 /// Where a program is: in `$KUBEBUILDER_ASSETS`, among those that were built, in PATH or where root's are.

@@ -11,7 +11,7 @@ use tests::cluster::{Cluster, Kubectl, OUTSIDE_ADDRESS, images};
 use tests::stage::examples_folder;
 use tests::{poll, tutorial};
 
-use super::{LIMIT, command, install_gateway_api};
+use super::{LIMIT, command};
 
 const URL: &str = "http://kmesh-fake.com/headers";
 /// Requests in a second, and all of them.
@@ -94,7 +94,7 @@ fn the_tutorial_through_a_waypoint_whose_envoys_and_controllers_come_and_go() ->
     cluster.start_workloads("default")?;
     cluster.import(&envoy)?;
     let kubectl = cluster.kubectl();
-    install_gateway_api(kubectl)?;
+    kubectl.install_gateway_api()?;
     let image = format!("controller.waypoints.image={}", images::name("envoy"));
     let release = Release::install_with(&cluster, &["controller.waypoints.enabled=true", &image])?;
     let about = || release.agents();

@@ -15,7 +15,7 @@ fn rejected(name: &str, host: &str) -> String {
 }
 
 /// The condition of this type.
-fn condition(kubectl: &Kubectl, name: &str, kind: &str) -> anyhow::Result<Option<Value>> {
+pub(crate) fn condition(kubectl: &Kubectl, name: &str, kind: &str) -> anyhow::Result<Option<Value>> {
     let object = kubectl.json(&["get", "serviceentry", name])?;
     let mut list = object["status"]["conditions"].as_array().into_iter().flatten();
     Ok(list.find(|condition| condition["type"] == kind).cloned())

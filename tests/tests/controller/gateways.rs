@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tests::agent::program;
-use tests::cluster::{ApiServer, Kubectl, programs};
+use tests::cluster::{ApiServer, Kubectl};
 use tests::poll;
 
 use super::{Controller, LIMIT, api};
@@ -28,15 +28,6 @@ fn says(api: &ApiServer, code: i32, words: &[&str]) -> anyhow::Result<String> {
     let (out, error) = (text(&output.stdout), text(&output.stderr));
     ensure!(output.status.code() == Some(code), "{words:?}: {}\n{out}\n{error}", output.status);
     Ok(out + &error)
-}
-
-pub(crate) fn install_gateway_api(kubectl: &Kubectl) -> anyhow::Result<()> {
-    for file in programs::gateway_definitions() {
-        let text = std::fs::read_to_string(&file)
-            .with_context(|| format!("no {}: `cargo xtask cluster` fetches it", file.display()))?;
-        kubectl.feed(&["apply", "--server-side", "-f", "-"], &text)?;
-    }
-    Ok(())
 }
 
 fn get(kubectl: &Kubectl, kind: &str, name: &str) -> anyhow::Result<Value> {
@@ -98,7 +89,7 @@ fn a_gateway_of_the_class_becomes_a_waypoint_whenever_the_gateway_api_comes() ->
         controller.process.tail().contains("the Gateway API is not installed").then_some(())
     })?;
 
-    install_gateway_api(kubectl)?;
+    kubectl.install_gateway_api()?;
     let class = ["get", "gatewayclass", "kmesh-se-waypoint", "-o", "jsonpath={.status.conditions[0].status}"];
     kubectl.until(&class, LIMIT, |status| status == "True").with_context(|| controller.process.tail())?;
     assert_eq!(says(&api, 0, &["list", "-n", NAMESPACE])?, "No waypoint in shop.\n");
@@ -218,7 +209,7 @@ fn what_a_gateway_cannot_have_is_told_to_its_author_and_parameters_are_honoured(
     let (api, _shared) = api()?;
     let kubectl = api.kubectl();
     kubectl.run(&["create", "namespace", NAMESPACE])?;
-    install_gateway_api(kubectl)?;
+    kubectl.install_gateway_api()?;
     let controller = Controller::start(&api, 9453, &["--waypoints"])?;
     let mesh = json!([{"name": "mesh", "port": 15008, "protocol": "HBONE"}]);
     let failed = || controller.process.tail();

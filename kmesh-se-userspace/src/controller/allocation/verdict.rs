@@ -165,7 +165,7 @@ impl Allocation {
         }
         let programmed = self.programmed(object, known, &facts);
         facts.programmed = programmed.say;
-        facts.waypoint = self.waypoints.get(object).cloned();
+        facts.waypoint = self.waypoints.get(object).cloned().unwrap_or_default();
         WantedConditions {
             conditions: conditions::wanted(&facts),
             kept: programmed.is_kept.then_some(PROGRAMMED).into_iter().chain(is_others).collect(),

@@ -125,7 +125,7 @@ fn in_cluster(
     pool.restore(&HostName::new("b.com"), Vips { v4: "240.240.0.2".parse().ok(), v6: None });
     let resolved = resolved(&[("x.net", &["10.0.0.1"])]);
     let known = Known { snapshot: &snapshot, resolved: &resolved, vips: &pool, waypoints };
-    let condition = entry_waypoint_condition(known, &entry).expect("it is bound");
+    let condition = entry_waypoint_conditions(known, &entry).pop().expect("it is bound");
     let mut built = host(known, &HostName::new("a.com"));
     // As the rows of all hosts have them.
     for name in built.tables.services.values().filter_map(LedTo::waypoint) {

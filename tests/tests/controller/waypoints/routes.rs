@@ -1,0 +1,68 @@
+//! An HTTPRoute at a waypoint of the cluster.
+
+use anyhow::{Context as _, ensure};
+use tests::poll;
+use tests::waypoint::Waypoint;
+
+use super::{BOUND, Scene, ask, goes_through, head, on_node};
+use crate::conditions::until_condition;
+use crate::{LIMIT, api};
+
+/// Requests for one.test get a header on their way back, and those with a header of their own go to who is not there.
+const ROUTE: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: marked, namespace: default}
+spec:
+  parentRefs: [{group: networking.istio.io, kind: ServiceEntry, name: one}]
+  rules:
+  - matches: [{headers: [{name: x-canary, value: "1"}]}]
+    backendRefs: [{group: networking.istio.io, kind: ServiceEntry, name: canary, port: 80}]
+  - filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-routed, value: "yes"}]}}]
+    backendRefs: [{group: networking.istio.io, kind: ServiceEntry, name: one, port: 80}]
+"#;
+
+#[test]
+#[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
+fn an_http_route_is_followed_by_a_waypoint_of_the_cluster_and_its_entry_says_so() -> anyhow::Result<()> {
+    if !Waypoint::is_possible() {
+        return Ok(());
+    }
+    let (api, _shared) = api()?;
+    let kubectl = api.kubectl();
+    let scene = Scene::start(&api, 9464, &[], || kubectl.apply(&on_node("one")).map(drop))?;
+    kubectl.apply(BOUND)?;
+    let waypoint = scene.waypoint()?;
+    let tail = || format!("{}\n{}", scene.tail(), waypoint.tail());
+    let routed = |wanted: bool| {
+        let is_so =
+            || head(&scene.agent, &api).filter(|head| head.contains("x-routed: yes") == wanted).map(drop);
+        let what = if wanted { "requests to go as the route says" } else { "the route to be forgotten" };
+        poll::until(what, LIMIT, is_so).with_context(tail)
+    };
+    goes_through(&scene.agent, &api).with_context(tail)?;
+    routed(false)?;
+    kubectl.apply(ROUTE)?;
+    routed(true)?;
+    let canary = ["-H", "x-canary: 1", "-o", "/dev/null", "-w", "%{http_code}", "http://one.test/"];
+    let answered = |wanted: &str| {
+        let is_so =
+            || ask(&scene.agent, &api, &canary).ok().filter(|o| o.stdout == wanted.as_bytes()).map(drop);
+        poll::until(&format!("the canary to answer {wanted}"), LIMIT, is_so).with_context(tail)
+    };
+    answered("500")?;
+    let says = |wanted| until_condition(kubectl, "one", "kmesh-se.io/RequestsRouted", wanted);
+    says(Some(("False", "RouteBackendMissing"))).with_context(tail)?;
+
+    kubectl.apply(&on_node("canary"))?;
+    answered("200")?;
+    says(Some(("True", "RouteAccepted"))).with_context(tail)?;
+    kubectl.run(&["delete", "httproute", "marked"])?;
+    routed(false)?;
+    says(None).with_context(tail)?;
+    ensure!(head(&scene.agent, &api).is_some_and(|head| head.contains("server: envoy")), "{}", tail());
+    drop(waypoint);
+    scene.end()?;
+    assert_eq!(api.end(), Vec::<String>::new());
+    Ok(())
+}
