@@ -273,14 +273,17 @@ pub(super) fn condition<'a>(
                 "RouteNeedsHttp",
                 format!("{names}: port {number} is not of HTTP, so nothing is read there"),
             );
-        } else if !waypoint::way(known, of).is_bound() {
+            continue;
+        }
+        let way = waypoint::way(known, of);
+        if !way.is_bound() {
             let message = format!(
                 "{names}: requests to port {number} go through no waypoint, so the route does nothing (label istio.io/use-waypoint)"
             );
             tell(2, "RouteNeedsWaypoint", message);
         } else {
             let (rules, _) = rules(known, of);
-            if let Some(why) = known.waypoints.refusal(&of.key()) {
+            if let Some(why) = way.refusal() {
                 tell(
                     4,
                     "RouteRejected",

@@ -117,16 +117,6 @@ impl Waypoints {
         matches!(&self.served, Served::Here(proxy) if proxy.ready.contains(service))
     }
 
-    /// What the proxy of this node did not take of a service that it listens for: what it had before goes on.
-    pub(super) fn refusal(&self, service: &ServiceKey) -> Option<&str> {
-        match &self.served {
-            Served::Here(proxy) if proxy.ready.contains(service) => {
-                proxy.rejected.get(service).map(String::as_str)
-            }
-            _ => None,
-        }
-    }
-
     /// Takes in which listeners of this node take connections, and why others do not come. Returns the hosts for which that is
     /// new.
     pub fn set_listeners(
@@ -242,8 +232,9 @@ pub(super) enum Way<'a> {
     Past(&'a WaypointName, Why),
     /// Nowhere, until the waypoint takes them.
     Waits(&'a WaypointName, Why),
-    /// To the listener at this port.
-    Through(&'a WaypointName, u16),
+    /// To the listener at this port; and what the waypoint did not take of its last change, in its own words: what it had before
+    /// goes on.
+    Through(&'a WaypointName, u16, Option<&'a str>),
 }
 
 /// Why connections do not go through the waypoint.
@@ -293,7 +284,7 @@ pub(super) fn way<'a>(known: Known<'a>, of: Of<'a>) -> Way<'a> {
     let is_refused = known.waypoints.unavailable == Unavailable::Refuse;
     let (found, is_committed) = match &known.waypoints.served {
         Served::Nowhere => return Way::Past(waypoint, Why::NotServed),
-        Served::Assumed => return Way::Through(waypoint, 0),
+        Served::Assumed => return Way::Through(waypoint, 0, None),
         Served::Here(proxy) => {
             let assignment = proxy.ports.get(&service);
             (proxy.listener(&service), assignment.is_none_or(|assignment| assignment.is_committed))
@@ -307,7 +298,7 @@ pub(super) fn way<'a>(known: Known<'a>, of: Of<'a>) -> Way<'a> {
         }
     };
     match found {
-        Ok(port) => Way::Through(waypoint, port),
+        Ok((port, refusal)) => Way::Through(waypoint, port, refusal),
         Err(why) if is_refused && is_committed => Way::Waits(waypoint, why),
         Err(why) => Way::Past(waypoint, why),
     }
@@ -315,10 +306,12 @@ pub(super) fn way<'a>(known: Known<'a>, of: Of<'a>) -> Way<'a> {
 
 impl Proxy {
     /// The port of the listener for `service`, or why it cannot be used.
-    fn listener(&self, service: &ServiceKey) -> Result<u16, Why> {
+    fn listener(&self, service: &ServiceKey) -> Result<(u16, Option<&str>), Why> {
         match (self.ports.get(service), self.rejected.get(service)) {
             (None, _) => Err(Why::NoPort),
-            (Some(assignment), _) if self.ready.contains(service) => Ok(assignment.port),
+            (Some(assignment), refusal) if self.ready.contains(service) => {
+                Ok((assignment.port, refusal.map(String::as_str)))
+            }
             (Some(_), Some(message)) => Err(Why::Rejected(message.clone())),
             (Some(_), None) => Err(Why::NotReady),
         }
@@ -326,11 +319,11 @@ impl Proxy {
 }
 
 /// The port of the listener for `service` at a waypoint of the cluster, or why it cannot be used.
-fn in_cluster(proxies: &WaypointProxies, service: &ServiceKey) -> Result<u16, Why> {
+fn in_cluster<'a>(proxies: &'a WaypointProxies, service: &ServiceKey) -> Result<(u16, Option<&'a str>), Why> {
     match proxies.listener(&service.host, &service.entry, service.port) {
         _ if proxies.replicas.is_empty() => Err(Why::NoReplica),
         None => Err(Why::NotReady),
-        Some(listener) if listener.ready => Ok(listener.listener),
+        Some(listener) if listener.ready => Ok((listener.listener, listener.rejected.as_deref())),
         Some(Listener { rejected: Some(message), .. }) => Err(Why::Rejected(message.clone())),
         Some(_) => Err(Why::NotReady),
     }
@@ -340,7 +333,7 @@ fn in_cluster(proxies: &WaypointProxies, service: &ServiceKey) -> Result<u16, Wh
 pub(super) fn dialled(known: Known<'_>, way: &Way<'_>, direct: Vec<Backend>) -> LedTo {
     match way {
         Way::Waits(..) => LedTo::Backends(Vec::new()),
-        Way::Through(waypoint, port) if known.waypoints.are_served() => {
+        Way::Through(waypoint, port, _) if known.waypoints.are_served() => {
             LedTo::Waypoint((*waypoint).clone(), *port)
         }
         _ => LedTo::Backends(direct),
@@ -395,13 +388,27 @@ impl Way<'_> {
         matches!(self, Self::Through(..))
     }
 
+    /// What the waypoint that they go through did not take of its last change.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Through(_, _, refusal) => *refusal,
+            _ => None,
+        }
+    }
+
     /// Status, reason and message; the worst are the greatest. None without a binding.
     fn told(&self) -> Option<(u8, &'static str, String)> {
         let (waypoint, why, what) = match self {
             Way::Unbound => return None,
-            Way::Through(waypoint, _) => {
+            Way::Through(waypoint, _, None) => {
                 let message = format!("connections go through waypoint {waypoint}, which dials the backends");
                 return Some((1, "WaypointAccepted", message));
+            }
+            Way::Through(waypoint, _, Some(refusal)) => {
+                let message = format!(
+                    "waypoint {waypoint} did not take the last change: {refusal}; connections go through it as before that"
+                );
+                return Some((4, "WaypointRejected", message));
             }
             Way::Past(waypoint, why) => (waypoint, why, "connections go straight to the backends"),
             Way::Waits(waypoint, why) => {

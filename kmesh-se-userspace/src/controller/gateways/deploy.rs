@@ -41,6 +41,8 @@ use crate::{
 pub(super) const MANAGER: &str = "kmesh-se-waypoints";
 /// Changes that come one upon the other are one.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// How many Gateways are looked at at one time.
+const AT_ONCE: u16 = 8;
 /// How soon a change of a ConfigMap, which nobody watches, is seen.
 const PARAMETERS: Duration = Duration::from_secs(15);
 /// How often a Gateway is looked at without a change.
@@ -85,7 +87,7 @@ pub(super) async fn run(deployer: Arc<Deployer>) {
         .owns(Api::<Service>::all(client.clone()), owned())
         .owns(Api::<ServiceAccount>::all(client.clone()), owned())
         .owns(Api::<PodDisruptionBudget>::all(client.clone()), owned())
-        .with_config(controller::Config::default().debounce(DEBOUNCE))
+        .with_config(controller::Config::default().debounce(DEBOUNCE).concurrency(AT_ONCE))
         .trigger_backoff(Steady)
         .run(reconcile, retry, deployer.clone())
         .for_each(|done| async {

@@ -94,20 +94,20 @@ fn nothing_is_told_of_what_is_not_bound_or_cannot_go_through() {
 /// What becomes of the host `a.com`, bound, and what its author is told, where waypoints are of the cluster and this is told of one.
 fn in_cluster(
     waypoints: &Waypoints,
-    listener: Option<(u16, bool)>,
+    listener: Option<(u16, bool, Option<&str>)>,
     replicas: &[&str],
 ) -> (HostDesired, Condition) {
     let way = crate::model::WaypointName { namespace: Namespace::default(), name: "way".into() };
     let entry = with(dns(&["b.com", "x.net"]), |e| e.waypoint = WaypointLabel::Bound(way.clone()));
     let mut snapshot = snapshot([entry.clone(), other()]);
-    let listed = listener.map(|(listener, ready)| crate::model::Listener {
+    let listed = listener.map(|(listener, ready, rejected)| crate::model::Listener {
         host: "a.com".to_owned(),
         namespace: "default".to_owned(),
         entry: "a".to_owned(),
         port: 80,
         listener,
         ready,
-        rejected: None,
+        rejected: rejected.map(str::to_owned),
     });
     if !replicas.is_empty() || listed.is_some() {
         let object = ObjectRef { kind: Kind::ConfigMap, namespace: Namespace::default(), name: "way".into() };
@@ -149,15 +149,19 @@ fn a_waypoint_of_the_cluster_takes_what_all_its_replicas_listen_for() {
 
     // One that was led straight goes on so until the waypoint has it; one that is new waits.
     waypoints.commit(&service.host, [(service.clone(), false)].into());
-    let (built, told) = in_cluster(&waypoints, Some((20_000, false)), &["10.9.0.1"]);
+    let (built, told) = in_cluster(&waypoints, Some((20_000, false, None)), &["10.9.0.1"]);
     assert_eq!((backends(&built), told.reason), (direct.map(str::to_owned).to_vec(), "WaypointNotReady"));
     waypoints.commit(&service.host, [(service.clone(), true)].into());
-    let (built, _) = in_cluster(&waypoints, Some((20_000, false)), &["10.9.0.1"]);
+    let (built, _) = in_cluster(&waypoints, Some((20_000, false, None)), &["10.9.0.1"]);
     assert_eq!(backends(&built), Vec::<String>::new());
-    let (built, told) = in_cluster(&waypoints, Some((20_000, true)), &["10.9.0.1", "10.9.0.2"]);
+    let (built, told) = in_cluster(&waypoints, Some((20_000, true, None)), &["10.9.0.1", "10.9.0.2"]);
     assert_eq!(backends(&built), ["10.9.0.1:20000", "10.9.0.2:20000"]);
     assert_eq!((told.status, told.reason), ("True", "WaypointAccepted"));
-    let (built, told) = in_cluster(&waypoints, Some((20_000, true)), &[]);
+    // A change that it does not take is told; what it took before goes on.
+    let (built, told) = in_cluster(&waypoints, Some((20_000, true, Some("no"))), &["10.9.0.1"]);
+    assert_eq!(backends(&built), ["10.9.0.1:20000"]);
+    assert_eq!((told.status, told.reason), ("False", "WaypointRejected"));
+    let (built, told) = in_cluster(&waypoints, Some((20_000, true, None)), &[]);
     assert_eq!((backends(&built), told.reason), (Vec::new(), "WaypointNotReady"));
 }
 

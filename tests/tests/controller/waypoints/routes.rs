@@ -22,6 +22,9 @@ spec:
     backendRefs: [{group: networking.istio.io, kind: ServiceEntry, name: one, port: 80}]
 "#;
 
+/// The match of its first rule.
+const CANARY: &str = r#"headers: [{name: x-canary, value: "1"}]"#;
+
 #[test]
 #[ignore = "needs Kubernetes' programs: `cargo xtask cluster` runs it"]
 fn an_http_route_is_followed_by_a_waypoint_of_the_cluster_and_its_entry_says_so() -> anyhow::Result<()> {
@@ -57,6 +60,18 @@ fn an_http_route_is_followed_by_a_waypoint_of_the_cluster_and_its_entry_says_so(
     kubectl.apply(&on_node("canary"))?;
     answered("200")?;
     says(Some(("True", "RouteAccepted"))).with_context(tail)?;
+
+    // Envoy counts no further than to a thousand. What it does not take is told, and what it took before goes on.
+    let refused = ROUTE.replace(CANARY, "path: {type: RegularExpression, value: '/a{1001}'}");
+    kubectl.apply(&refused)?;
+    says(Some(("False", "RouteRejected"))).with_context(tail)?;
+    until_condition(kubectl, "one", "istio.io/WaypointBound", Some(("False", "WaypointRejected")))?;
+    answered("200")?;
+    routed(true)?;
+    kubectl.apply(ROUTE)?;
+    says(Some(("True", "RouteAccepted"))).with_context(tail)?;
+    until_condition(kubectl, "one", "istio.io/WaypointBound", Some(("True", "WaypointAccepted")))?;
+
     kubectl.run(&["delete", "httproute", "marked"])?;
     routed(false)?;
     says(None).with_context(tail)?;
