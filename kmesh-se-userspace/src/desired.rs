@@ -36,7 +36,7 @@ pub use concrete::{concrete, dynamic_view, is_dynamic, wildcards_above};
 pub(crate) use conditions::first_of;
 pub use conditions::{Condition, address_pending};
 pub use few::Few;
-pub use http_routes::{HttpRules, Other, http_route_condition};
+pub use http_routes::{HttpRules, Other, REQUESTS_ROUTED, http_route_condition};
 pub use leases::{DYNAMIC_RANGES, LeaseLimits, Leases, QuotaFull, User};
 pub use losers::{Loser, Losers};
 pub use names::{NameEntry, NameView};
@@ -48,8 +48,8 @@ pub use range::AddressRange;
 pub use tables::{Address, AddressRule, Backend, Frontend, Keys, LedTo, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 pub use waypoint::{
-    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, Waypoints, backends_of, is_through,
-    replicas, waypoint_condition,
+    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, WAYPOINT_BOUND, Waypoints, backends_of,
+    is_through, replicas, waypoint_condition,
 };
 pub use winner::service_that_wins;
 

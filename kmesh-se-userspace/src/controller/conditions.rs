@@ -7,7 +7,7 @@ use jiff::{Timestamp, Unit};
 use serde_json::{Value, json};
 
 use crate::{
-    desired::{Condition, Loser, first_of},
+    desired::{Condition, Loser, REQUESTS_ROUTED, WAYPOINT_BOUND, first_of},
     model::{self, HostName, Issue},
 };
 
@@ -16,15 +16,13 @@ pub(super) const OWN: [&str; 9] = [
     "Accepted",
     "Programmed",
     WAYPOINT_BOUND,
-    "kmesh-se.io/RequestsRouted",
+    REQUESTS_ROUTED,
     "Shadowed",
     "AddressPending",
     "AddressExhausted",
     "AddressConflict",
     "Warned",
 ];
-/// How it goes through a waypoint. Where this program serves none, it is Istio's.
-pub(super) const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 /// What the nodes made of an entry.
 pub(super) const PROGRAMMED: &str = "Programmed";
 /// A message holds no more bytes of what is listed than this.

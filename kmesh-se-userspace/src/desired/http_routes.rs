@@ -22,6 +22,9 @@ use crate::model::{
     RoutedRule, RoutedTo, Snapshot, Transport,
 };
 
+/// The condition that tells what HTTPRoutes come to.
+pub const REQUESTS_ROUTED: &str = "kmesh-se.io/RequestsRouted";
+
 /// What becomes of the requests to a service; without rules, all go to the service itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -297,5 +300,5 @@ pub(super) fn condition<'a>(
     let ((worst, reason), _) = told.last_key_value()?;
     let messages: Vec<_> = told.values().rev().flatten().cloned().collect();
     let status = if *worst == 0 { "True" } else { "False" };
-    Some(Condition { kind: "kmesh-se.io/RequestsRouted", status, reason, message: messages.join("; ") })
+    Some(Condition { kind: REQUESTS_ROUTED, status, reason, message: messages.join("; ") })
 }

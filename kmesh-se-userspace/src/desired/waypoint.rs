@@ -18,6 +18,9 @@ use super::{
 };
 use crate::model::{HostName, Listener, Protocol, Resolution, Transport, WaypointName, WaypointProxies};
 
+/// The condition that tells how connections go through a waypoint.
+pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
+
 /// What connections get while their waypoint cannot take them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unavailable {
@@ -488,5 +491,5 @@ pub(super) fn condition(ways: &[(u16, Way<'_>)]) -> Option<Condition> {
     });
     let message = messages.collect::<Vec<_>>().join("; ");
     let status = if *worst == 1 { "True" } else { "False" };
-    Some(Condition { kind: "istio.io/WaypointBound", status, reason, message })
+    Some(Condition { kind: WAYPOINT_BOUND, status, reason, message })
 }

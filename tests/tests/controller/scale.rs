@@ -55,12 +55,14 @@ fn until_written(
     count: u32,
     limit: Duration,
 ) -> anyhow::Result<Vec<Timestamp>> {
-    let mut written = || {
-        let answered = writes.count().ok()? >= usize::try_from(count).ok()?;
-        (answered && controller.metric("kmesh_se_controller_queue").ok()? == 0).then_some(())
+    let count = usize::try_from(count)?;
+    let written = || match writes.count() {
+        Ok(answered) if answered < count => None,
+        Ok(_) => (controller.metric("kmesh_se_controller_queue").ok()? == 0).then_some(Ok(())),
+        Err(error) => Some(Err(error)),
     };
-    poll::until(&format!("{count} entries to be written"), limit, &mut written)
-        .with_context(|| controller.process.tail())?;
+    poll::until(&format!("{count} entries to be written"), limit, written)
+        .with_context(|| controller.process.tail())??;
     Ok(writes.take())
 }
 

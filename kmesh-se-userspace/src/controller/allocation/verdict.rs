@@ -10,13 +10,13 @@ use serde_json::Value;
 use super::{Allocation, Known};
 use crate::{
     controller::{
-        conditions::{self, Facts, PROGRAMMED, WAYPOINT_BOUND},
+        conditions::{self, Facts, PROGRAMMED},
         events::Tell,
         known::{Rank, Write},
         patch::{self, New, Old, Test},
         queue::Item,
     },
-    desired::{Condition, Losers, in_status, wants_vip},
+    desired::{Condition, Losers, WAYPOINT_BOUND, in_status, wants_vip},
     model::{Entry, ExportTo, HostName, ObjectRef, Resolution, ServiceEntryStatus, StatusAddress},
 };
 
@@ -134,6 +134,7 @@ impl Allocation {
 
     /// The conditions of our types that `object` should have.
     fn wanted_conditions(&self, object: &ObjectRef, losers: &mut Losers<'_>) -> WantedConditions {
+        // Where this program serves no waypoints, it is Istio's.
         let is_others = (!self.serves_waypoints).then_some(WAYPOINT_BOUND);
         let settled = |conditions| {
             let kept = is_others.into_iter().collect();
