@@ -27,7 +27,20 @@ pub fn stretched(limit: Duration) -> Duration {
 ///
 /// # Errors
 /// When it has not within `limit`, or [`SLOWNESS`] times that; the message names `what` was waited for.
-pub fn until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+pub fn until<T>(what: &str, limit: Duration, condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    until_every(STEP, what, limit, condition)
+}
+
+/// The same for a condition that costs what is measured its time: it is tried once in each `step`.
+///
+/// # Errors
+/// As [`until`].
+pub fn until_every<T>(
+    step: Duration,
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> anyhow::Result<T> {
     let limit = stretched(limit);
     let began = Instant::now();
     loop {
@@ -37,7 +50,7 @@ pub fn until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Opti
         if began.elapsed() > limit {
             bail!("waited {:.1} s in vain for {what}", limit.as_secs_f64());
         }
-        std::thread::sleep(STEP);
+        std::thread::sleep(step);
     }
 }
 

@@ -268,7 +268,7 @@ impl Agent {
         });
         Some(WaypointFacts {
             routes: self.reconciler.http_route_condition(service).map(|c| (c.reason.to_owned(), c.message)),
-            is_through: condition.status == "True",
+            is_through: self.reconciler.is_through(service),
             reason: condition.reason.to_owned(),
             message: condition.message,
             dials: dials.unwrap_or_default(),

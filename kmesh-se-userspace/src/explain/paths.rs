@@ -321,6 +321,9 @@ fn service(facts: &Facts, dial: &Dial, id: u32, is_new: bool, out: &mut Explanat
                 if waypoint.dials.is_empty() { "nobody".to_owned() } else { waypoint.dials.join(", ") };
             let detail = format!("{}: {dials}", waypoint.message);
             out.step("waypoint", true, detail, json!({"reason": waypoint.reason, "dials": waypoint.dials}));
+            if waypoint.reason != "WaypointAccepted" {
+                out.warn(&waypoint.reason, waypoint.message.clone());
+            }
             match &waypoint.routes {
                 Some((reason, message)) if reason == "RouteAccepted" => {
                     out.step("routes", true, message.clone(), json!({"reason": reason}));

@@ -86,6 +86,11 @@ impl<M: Maps> Reconciler<M> {
         desired::waypoint_condition(self.known(), service)
     }
 
+    /// Whether connections to `service` go through a waypoint, be it as it was before a change that it did not take.
+    pub fn is_through(&self, service: &ServiceKey) -> bool {
+        desired::is_through(self.known(), service)
+    }
+
     /// What people are told of the HTTPRoutes of `service`, if there are any.
     pub fn http_route_condition(&self, service: &ServiceKey) -> Option<Condition> {
         desired::http_route_condition(self.known(), service)

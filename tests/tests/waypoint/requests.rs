@@ -245,6 +245,16 @@ fn a_route_that_is_wrong_is_told_and_harms_nobody() -> anyhow::Result<()> {
     stage.write("bad.yaml", &route("good", &rules))?;
     until_has(&stage, "/first", &[], &["x-server: first"])?;
     assert!(ask(&stage, "/headers", &[])?.contains(" 200 "));
+    // Envoy counts no further than to a thousand. What it took before goes on, and nobody is told that it does not.
+    let refused = rules.replace("value: /first", "type: RegularExpression, value: '/a{1001}'");
+    stage.write("bad.yaml", &route("good", &refused))?;
+    let explain = || -> anyhow::Result<String> {
+        let output = stage.agent.ask(&["explain", "kmesh-fake.com:80"])?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    until("the change to be refused", || Ok(explain()?.contains("WaypointRejected")))?;
+    assert!(explain()?.contains("connections go through it as before that: "), "{}", explain()?);
+    until_has(&stage, "/first", &[], &["x-server: first"])?;
     assert_eq!(stage.end()?, Vec::<String>::new());
     Ok(())
 }
