@@ -9,16 +9,31 @@ use crate::*;
 #[test]
 fn of_the_admin_page_readiness_and_counters_can_be_read_and_nothing_else() -> anyhow::Result<()> {
     let Some(mut way) = Way::start(Options::default())? else { return Ok(()) };
-    way.serves(&[(key("one.test", 80), service(20_001, Protocol::Tcp, vec![at(BACKEND, 8000)]))])?;
+    let backend = || vec![at(BACKEND, 8000)];
+    way.serves(&[
+        (key("one.test", 80), service(20_001, Protocol::Tcp, backend())),
+        (key("web.test", 80), service(20_002, Protocol::Http, backend())),
+    ])?;
     let code = |words: &[&str]| {
         let quiet = ["--path-as-is", "-o", "/dev/null", "-w", "%{http_code}"];
         way.curl(("envoy.test", 80), (NODE, STATUS_PORT), &[&quiet, words].concat())
     };
     let ready = || (code(&["http://envoy.test/ready"]).ok()? == "200").then_some(());
     poll::until("Envoy to be ready", LIMIT, ready).with_context(|| way.envoy.tail())?;
+    let name = |host: &str| format!("envoy_cluster_name=\"default/entry|{host}|80\"");
+    way.curl(("web.test", 80), (NODE, 20_002), &["http://web.test/get"])?;
+    way.curl(("one.test", 80), (NODE, 20_001), &["http://one.test/get"])?;
     let counters =
         way.curl(("envoy.test", 80), (NODE, STATUS_PORT), &["http://envoy.test/stats/prometheus"])?;
-    assert!(counters.contains("envoy_server_live"), "{counters}");
+    for line in [
+        "envoy_server_live{} 1",
+        "envoy_listener_manager_listener_added{} 3",
+        &format!("envoy_cluster_upstream_rq_xx{{envoy_response_code_class=\"2\",{}}} 1", name("web.test")),
+        &format!("envoy_cluster_upstream_cx_total{{{}}} 1", name("web.test")),
+        &format!("envoy_cluster_upstream_cx_total{{{}}} 1", name("one.test")),
+    ] {
+        assert!(counters.lines().any(|counter| counter == line), "{line} is not in\n{counters}");
+    }
     for words in [
         &["http://envoy.test/"][..],
         &["http://envoy.test/config_dump"],
