@@ -48,8 +48,8 @@ pub use range::AddressRange;
 pub use tables::{Address, AddressRule, Backend, Frontend, Keys, LedTo, ServiceKey, Tables, Unlisted};
 pub use vips::{Exhausted, VipPool, VipRanges, Vips};
 pub use waypoint::{
-    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, WAYPOINT_BOUND, Waypoints, backends_of,
-    is_through, replicas, waypoint_condition,
+    ASSUMED_WAYPOINTS, Bound, NO_WAYPOINTS, Unavailable, Upstream, WAYPOINT_BOUND, WAYPOINT_NOT_READY,
+    Waypoints, backends_of, is_through, replicas, waypoint_condition,
 };
 pub use winner::service_that_wins;
 

@@ -35,7 +35,7 @@ use super::{bind, election::Term, gateways::Known as Gateways, keyring::KeptKeyr
 use crate::{
     certificates::Policy,
     config::{ControllerArgs, WaypointServerArgs},
-    desired::{self, Bound, Condition, Known, PortRange, ServiceKey, VipPool, VipRanges},
+    desired::{self, Bound, Condition, Known, PortRange, ServiceKey, VipPool, VipRanges, WAYPOINT_NOT_READY},
     model::{
         GATEWAY_CLASS_LABEL, GATEWAY_NAME_LABEL, HostName, Kind, Object, ObjectRef, Pod, Resolved, Snapshot,
         WAYPOINT_CLASS, WaypointName, validate,
@@ -44,8 +44,11 @@ use crate::{
     waypoint::Xds,
 };
 
-/// How often it is looked at what Envoys have taken.
+/// How often it is looked at what has changed, and what Envoys have taken.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long Envoys may take before entries are told that they are waited for: of many that are bound at once, each is written once then,
+/// and what agents are told does not wait behind that.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a failure to listen is waited out.
 const WAIT: Duration = Duration::from_secs(2);
 /// Room for connections that nobody has taken yet.
@@ -113,19 +116,25 @@ pub(super) async fn run(
     let mut heard = Vec::new();
     loop {
         tokio::select! {
-            // What waits is taken in at once: the look at waypoints that follows takes longer than an event.
+            // The look at waypoints takes longer than an event, so many share one.
             count = events.recv_many(&mut heard, EVENTS) => match count {
                 0 => return,
-                _ => heard.drain(..).for_each(|event| room.event(event)),
+                _ => {
+                    heard.drain(..).for_each(|event| room.event(event));
+                    continue;
+                }
             },
+            Some((waypoint, connection)) = next(&mut door) => {
+                room.connect(&waypoint, connection).await;
+                continue;
+            }
             changed = gateways.changed() => if changed.is_err() { return },
             changed = terms.changed() => if changed.is_err() { return },
-            Some((waypoint, connection)) = next(&mut door) => room.connect(&waypoint, connection).await,
             _ = looks.tick() => {}
         }
         let leads = terms.borrow_and_update().is_some_and(|until| until > Instant::now());
         let known = gateways.borrow_and_update().clone();
-        room.tell().await;
+        room.tell(Instant::now()).await;
         match known.filter(|_| leads && room.is_synced) {
             Some(known) => {
                 door.get_or_insert_with(|| Door::open(room.settings.listen, keys.clone()));
@@ -217,6 +226,8 @@ struct Room {
     open: BTreeMap<WaypointName, Open>,
     book: Book,
     conditions: BTreeMap<ObjectRef, Vec<Condition>>,
+    /// Since when entries wait for an Envoy that were not told so.
+    waiting: BTreeMap<ObjectRef, Instant>,
     told: mpsc::Sender<Told>,
 }
 
@@ -235,6 +246,7 @@ impl Room {
             touched: BTreeSet::new(),
             open: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             told,
         }
     }
@@ -305,19 +317,27 @@ impl Room {
         Known { snapshot, resolved, vips, waypoints }
     }
 
-    /// Says what entries are to be told.
-    async fn tell(&mut self) {
+    /// Says what entries are to be told. What was said stays while an Envoy is waited for that does not take long.
+    async fn tell(&mut self, now: Instant) {
         if !self.is_synced {
             return;
         }
+        let late = self.waiting.iter().filter(|(_, since)| now >= **since + PATIENCE);
+        self.touched.extend(late.map(|(object, _)| object.clone()));
         for object in std::mem::take(&mut self.touched) {
             let entry = self.snapshot.entry(&object);
             let conditions = entry
                 .map(|entry| desired::entry_waypoint_conditions(self.known(), entry))
                 .unwrap_or_default();
             if self.conditions.get(&object).map_or(&[][..], Vec::as_slice) == conditions {
+                self.waiting.remove(&object);
                 continue;
             }
+            let waits = conditions.iter().any(|condition| condition.reason == WAYPOINT_NOT_READY);
+            if waits && now < *self.waiting.entry(object.clone()).or_insert(now) + PATIENCE {
+                continue;
+            }
+            self.waiting.remove(&object);
             match conditions.as_slice() {
                 [] => drop(self.conditions.remove(&object)),
                 _ => drop(self.conditions.insert(object.clone(), conditions.clone())),

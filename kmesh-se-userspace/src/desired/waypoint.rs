@@ -20,6 +20,8 @@ use crate::model::{HostName, Listener, Protocol, Resolution, Transport, Waypoint
 
 /// The condition that tells how connections go through a waypoint.
 pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
+/// Why an entry is not led through a waypoint which will take it as a rule: its Envoys are about to.
+pub const WAYPOINT_NOT_READY: &str = "WaypointNotReady";
 
 /// What connections get while their waypoint cannot take them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -432,7 +434,7 @@ impl Way<'_> {
             ),
             Why::NoReplica => (
                 3,
-                "WaypointNotReady",
+                WAYPOINT_NOT_READY,
                 format!("no replica of waypoint {waypoint} takes connections; {what}"),
             ),
             Why::NoPort => (
@@ -442,7 +444,7 @@ impl Way<'_> {
             ),
             Why::NotReady => (
                 3,
-                "WaypointNotReady",
+                WAYPOINT_NOT_READY,
                 format!("waypoint {waypoint} does not take them yet, or any more; {what}"),
             ),
             Why::Rejected(message) => (
