@@ -46,7 +46,8 @@ impl Client {
     pub(super) fn may_use(&self, name: &Arc<str>, book: &Book) -> bool {
         let of = |kind: Kind| &self.subscriptions[kind as usize];
         let (listeners, routes) = (of(Kind::Listener), of(Kind::Route));
-        let Some(whole) = whole_of(name) else { return listeners.may_have(name) };
+        // An Envoy that comes back tells of its clusters before it tells of its listeners.
+        let Some(whole) = whole_of(name) else { return !listeners.is_open || listeners.may_have(name) };
         let whole = shared(whole, book);
         if listeners.is_open && !listeners.may_have(&whole) {
             return false;
