@@ -36,7 +36,7 @@ pub use concrete::{concrete, dynamic_view, is_dynamic, wildcards_above};
 pub(crate) use conditions::first_of;
 pub use conditions::{Condition, address_pending};
 pub use few::Few;
-pub use http_routes::{HttpRules, Other, REQUESTS_ROUTED, http_route_condition};
+pub use http_routes::{HttpRules, Other, REQUESTS_ROUTED, http_route_condition, route_conditions};
 pub use leases::{DYNAMIC_RANGES, LeaseLimits, Leases, QuotaFull, User};
 pub use losers::{Loser, Losers};
 pub use names::{NameEntry, NameView};

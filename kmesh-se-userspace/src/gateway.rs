@@ -24,6 +24,8 @@ pub const HBONE_PORT: i32 = 15008;
 pub type Gateway = Object<GatewaySpec, GatewayStatus>;
 /// A GatewayClass.
 pub type GatewayClass = Object<GatewayClassSpec, GatewayClassStatus>;
+/// An HTTPRoute, as far as its status says what became of it.
+pub type HttpRoute = Object<HttpRouteSpec, HttpRouteStatus>;
 
 /// What a Gateway asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +142,34 @@ pub struct GatewayClassStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// What an HTTPRoute is about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteSpec {
+    /// What it is attached to.
+    pub parent_refs: Vec<serde_json::Value>,
+}
+
+/// What became of an HTTPRoute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpRouteStatus {
+    /// A [`RouteParentStatus`] for each parent and each controller that has something to say of it.
+    pub parents: Vec<serde_json::Value>,
+}
+
+/// What a controller made of an HTTPRoute at one of its parents.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteParentStatus {
+    /// The parent, as the route has it.
+    pub parent_ref: serde_json::Value,
+    /// The controller.
+    pub controller_name: String,
+    /// `Accepted` and `ResolvedRefs`.
+    pub conditions: Vec<Condition>,
+}
+
 /// How the API server is asked for Gateways.
 #[must_use]
 pub fn gateways() -> ApiResource {
@@ -150,6 +180,12 @@ pub fn gateways() -> ApiResource {
 #[must_use]
 pub fn classes() -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1", "GatewayClass"), "gatewayclasses")
+}
+
+/// How it is asked for HTTPRoutes.
+#[must_use]
+pub fn http_routes() -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1", "HTTPRoute"), "httproutes")
 }
 
 /// The name of the Secret, in the namespace of the Gateway `name`, by which its Envoys and the controllers know each other.

@@ -132,7 +132,7 @@ pub(super) fn condition(
 }
 
 /// All of them, one after the other, as far as they are not too many for a message.
-fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let (mut text, mut more) = (String::new(), 0);
     for item in items {
         let item = item.to_string();

@@ -26,6 +26,7 @@ use self::deploy::Deployer;
 pub(super) use self::{
     known::{GatewayFacts, Known},
     objects::XDS_FOLDER,
+    status::condition,
 };
 use super::election::Term;
 use crate::config::GatewayArgs;

@@ -1,13 +1,15 @@
 //! Waypoints of the cluster: who is served where, told to Envoys over xDS and to agents in ConfigMaps.
 //!
 //! In: the objects of the cluster, which Gateways are waypoints, the Envoys' connections. Out: from the leader xDS by mutual TLS, and a
-//! ConfigMap for each waypoint; from all controllers what each bound entry is to be told. Never: an Envoy that a certificate is not for.
+//! ConfigMap for each waypoint, and the status of HTTPRoutes; from all controllers what each bound entry is to be told. Never: an Envoy that a certificate is not for.
 //!
-//! `served` decides for one waypoint, `door` lets its Envoys in, `keys` has the certificates, `book` writes the ConfigMaps.
+//! `served` decides for one waypoint, `door` lets its Envoys in, `keys` has the certificates, `book` writes the ConfigMaps, `routes` what
+//! HTTPRoutes are told.
 
 mod book;
 mod door;
 mod keys;
+mod routes;
 mod served;
 
 use std::{
@@ -29,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use self::{
     book::Book,
     door::{Connection, Keys},
+    routes::Routes,
     served::{Replica, Served},
 };
 use super::{bind, election::Term, gateways::Known as Gateways, keyring::KeptKeyring};
@@ -225,6 +228,7 @@ struct Room {
     touched: BTreeSet<ObjectRef>,
     open: BTreeMap<WaypointName, Open>,
     book: Book,
+    routes: Routes,
     conditions: BTreeMap<ObjectRef, Vec<Condition>>,
     /// Since when entries wait for an Envoy that were not told so.
     waiting: BTreeMap<ObjectRef, Instant>,
@@ -234,7 +238,8 @@ struct Room {
 impl Room {
     fn new(client: Client, settings: Settings, told: mpsc::Sender<Told>) -> Self {
         Self {
-            book: Book::new(client, settings.namespace.clone()),
+            book: Book::new(client.clone(), settings.namespace.clone()),
+            routes: Routes::new(client),
             settings,
             snapshot: Snapshot::default(),
             is_synced: false,
@@ -254,8 +259,10 @@ impl Room {
     fn event(&mut self, event: Event) {
         let touched = match event {
             Event::Apply(object) => {
-                if let Object::Pod(pod) = &object {
-                    self.pod(pod);
+                match &object {
+                    Object::Pod(pod) => self.pod(pod),
+                    Object::HttpRoute(route) => self.routes.apply(route),
+                    _ => {}
                 }
                 let reference = object.object_ref();
                 self.touch_entry(&reference);
@@ -266,6 +273,9 @@ impl Room {
             }
             Event::Delete(object) => {
                 self.touch_entry(&object);
+                if object.kind == Kind::HttpRoute {
+                    self.routes.delete(&object);
+                }
                 if object.kind == Kind::Pod {
                     self.pods.retain(|waypoint, pods| {
                         if waypoint.namespace == object.namespace {
@@ -325,6 +335,7 @@ impl Room {
         let late = self.waiting.iter().filter(|(_, since)| now >= **since + PATIENCE);
         self.touched.extend(late.map(|(object, _)| object.clone()));
         for object in std::mem::take(&mut self.touched) {
+            self.routes.touch(self.snapshot.routes_of(&object).into_iter().map(|route| route.object.clone()));
             let entry = self.snapshot.entry(&object);
             let conditions = entry
                 .map(|entry| desired::entry_waypoint_conditions(self.known(), entry))
@@ -396,6 +407,8 @@ impl Room {
             self.book.compare(open.served.object(), actual, now);
         }
         self.book.turn(now);
+        let Self { snapshot, resolved, vips, waypoints, routes, .. } = self;
+        routes.turn(Known { snapshot, resolved, vips, waypoints }, now);
     }
 
     /// What each waypoint is to know of `host`.
@@ -415,6 +428,7 @@ impl Room {
     fn follow(&mut self) {
         self.open.clear();
         self.book.forget();
+        self.routes.forget();
         self.dirty.clear();
     }
 }

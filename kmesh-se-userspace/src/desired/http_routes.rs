@@ -19,7 +19,7 @@ use super::{
 };
 use crate::model::{
     BackendRef, BackendTarget, Entry, HostName, Namespace, Others, Port, Protocol, RequestRoute, Resolution,
-    RoutedRule, RoutedTo, Snapshot, Transport,
+    RouteParent, RoutedRule, RoutedTo, Snapshot, Transport,
 };
 
 /// The condition that tells what HTTPRoutes come to.
@@ -70,18 +70,15 @@ impl HttpRules {
 
 /// The routes that are about this port.
 fn routes_of<'a>(known: Known<'a>, of: Of<'a>) -> impl Iterator<Item = &'a Arc<RequestRoute>> {
-    let routes = known.snapshot.routes_of(of.entry).into_iter();
+    let routes = known.snapshot.routes_of(&of.entry.object).into_iter();
     routes.filter(move |route| route.parents.iter().any(|parent| parent.means(&of.entry.object, of.port)))
 }
 
 /// What requests to a port that is bound to a waypoint become, and the addresses of those who answer beside it.
 pub(super) fn rules(known: Known<'_>, of: Of<'_>) -> (HttpRules, BTreeSet<IpAddr>) {
-    let mut found = Finding { known, of, rules: HttpRules::default(), dialled: BTreeSet::new() };
-    if of.port.protocol.carries_requests() {
-        routes_of(known, of).for_each(|route| found.add(route));
-        // Those of one precedence stay as they are: the oldest route first, and its rules in their order.
-        found.rules.rules.sort_by_cached_key(|rule| rule.when.precedence());
-    }
+    let mut found = Finding::of(known, of, routes_of(known, of).map(Arc::as_ref));
+    // Those of one precedence stay as they are: the oldest route first, and its rules in their order.
+    found.rules.rules.sort_by_cached_key(|rule| rule.when.precedence());
     (found.rules, found.dialled)
 }
 
@@ -93,6 +90,15 @@ struct Finding<'a> {
 }
 
 impl<'a> Finding<'a> {
+    /// What these routes make of requests to `of`, one after the other; nothing where there are no requests.
+    fn of<'r>(known: Known<'a>, of: Of<'a>, routes: impl IntoIterator<Item = &'r RequestRoute>) -> Self {
+        let mut found = Finding { known, of, rules: HttpRules::default(), dialled: BTreeSet::new() };
+        if of.port.protocol.carries_requests() {
+            routes.into_iter().for_each(|route| found.add(route));
+        }
+        found
+    }
+
     fn add(&mut self, route: &RequestRoute) {
         let namespace = &route.object.namespace;
         let name = format!("{namespace}/{}", route.object.name);
@@ -224,7 +230,7 @@ impl<'a> Finding<'a> {
 
 /// The names that `entry` needs resolved for the sake of its routes, beside its own.
 pub(super) fn names(snapshot: &Snapshot, entry: &Entry) -> BTreeSet<HostName> {
-    let routes = snapshot.routes_of(entry);
+    let routes = snapshot.routes_of(&entry.object);
     if routes.is_empty() || snapshot.waypoint_of(entry).is_none() {
         return BTreeSet::new();
     }
@@ -254,51 +260,104 @@ pub fn http_route_condition(known: Known<'_>, service: &ServiceKey) -> Option<Co
     condition(known, [Of { entry, host: &service.host, port }])
 }
 
+/// What is told of routes, by how bad it is and why.
+type Told = BTreeMap<(Rank, &'static str), BTreeSet<String>>;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Followed,
+    NoRequests,
+    NoWaypoint,
+    BackendMissing,
+    Rejected,
+}
+
 /// What people are told of the routes of these: the worst first.
 pub(super) fn condition<'a>(
     known: Known<'_>,
     services: impl IntoIterator<Item = Of<'a>>,
 ) -> Option<Condition> {
-    let mut told: BTreeMap<(u8, &'static str), BTreeSet<String>> = BTreeMap::new();
+    let mut told = Told::new();
     for of in services {
-        let port = of.port;
-        let names: Vec<_> = routes_of(known, of).map(|route| route.object.to_string()).collect();
-        if names.is_empty() {
-            continue;
-        }
-        let (names, number) = (names.join(", "), port.number);
-        let mut tell = |rank, reason, message| {
-            told.entry((rank, reason)).or_default().insert(message);
-        };
-        if !port.protocol.carries_requests() {
-            tell(
-                1,
-                "RouteNeedsHttp",
-                format!("{names}: port {number} is not of HTTP, so nothing is read there"),
-            );
-            continue;
-        }
-        let way = waypoint::way(known, of);
-        if !way.is_bound() {
-            let message = format!(
-                "{names}: requests to port {number} go through no waypoint, so the route does nothing (label istio.io/use-waypoint)"
-            );
-            tell(2, "RouteNeedsWaypoint", message);
-        } else {
-            let (rules, _) = rules(known, of);
-            if let Some(why) = way.refusal() {
-                tell(
-                    4,
-                    "RouteRejected",
-                    format!("the waypoint did not take all of {names}: {why}; what it took goes on"),
-                );
-            }
-            rules.problems.into_iter().for_each(|(reason, message)| tell(3, reason, message));
-            tell(0, "RouteAccepted", format!("requests to port {number} go as {names} says"));
+        let routes: Vec<_> = routes_of(known, of).map(Arc::as_ref).collect();
+        if !routes.is_empty() {
+            tell(known, of, &routes, &mut told);
         }
     }
     let ((worst, reason), _) = told.last_key_value()?;
     let messages: Vec<_> = told.values().rev().flatten().cloned().collect();
-    let status = if *worst == 0 { "True" } else { "False" };
+    let status = if *worst == Rank::Followed { "True" } else { "False" };
     Some(Condition { kind: REQUESTS_ROUTED, status, reason, message: messages.join("; ") })
+}
+
+/// What becomes of `routes` at a port that they are about.
+fn tell(known: Known<'_>, of: Of<'_>, routes: &[&RequestRoute], told: &mut Told) {
+    let names: Vec<_> = routes.iter().map(|route| route.object.to_string()).collect();
+    let (names, number) = (names.join(", "), of.port.number);
+    let mut tell = |rank, reason, message| {
+        told.entry((rank, reason)).or_default().insert(message);
+    };
+    if !of.port.protocol.carries_requests() {
+        let message = format!("{names}: port {number} is not of HTTP, so nothing is read there");
+        return tell(Rank::NoRequests, "RouteNeedsHttp", message);
+    }
+    let way = waypoint::way(known, of);
+    if !way.is_bound() {
+        let message = format!(
+            "{names}: requests to port {number} go through no waypoint, so the route does nothing (label istio.io/use-waypoint)"
+        );
+        return tell(Rank::NoWaypoint, "RouteNeedsWaypoint", message);
+    }
+    if let Some(why) = way.refusal() {
+        let message = format!("the waypoint did not take all of {names}: {why}; what it took goes on");
+        tell(Rank::Rejected, "RouteRejected", message);
+    }
+    let problems = Finding::of(known, of, routes.iter().copied()).rules.problems;
+    problems.into_iter().for_each(|(reason, message)| tell(Rank::BackendMissing, reason, message));
+    tell(Rank::Followed, "RouteAccepted", format!("requests to port {number} go as {names} says"));
+}
+
+/// What the author of `route` is told of one of its parents, in the Gateway API's conditions: whether requests there go as it says,
+/// and whether all are there that it leads to.
+#[must_use]
+pub fn route_conditions(known: Known<'_>, route: &RequestRoute, parent: &RouteParent) -> [Condition; 2] {
+    let say = |kind, holds, reason, message| {
+        let status = if holds { "True" } else { "False" };
+        Condition { kind, status, reason, message }
+    };
+    let entry = known.snapshot.entry(&parent.entry);
+    let ports = entry.map_or(&[][..], |entry| &entry.ports);
+    let ports = ports.iter().filter(|port| parent.means(&parent.entry, port));
+    let services = ports.flat_map(|port| {
+        let hosts = entry.into_iter().flat_map(|entry| entry.hosts.iter().map(move |host| (entry, host)));
+        hosts.map(move |(entry, host)| Of { entry, host, port })
+    });
+    let (mut told, mut missing) = (Told::new(), BTreeSet::new());
+    for of in services {
+        tell(known, of, &[route], &mut told);
+        let problems = Finding::of(known, of, [route]).rules.problems;
+        missing.extend(problems.into_iter().map(|(_, message)| message));
+    }
+    told.retain(|(rank, _), _| *rank != Rank::BackendMissing);
+    let all = || told.values().flatten().cloned().collect::<Vec<_>>().join("; ");
+    let accepted = match told.last_key_value() {
+        None => {
+            let what = if entry.is_some() { "has no such port" } else { "is not there, or is rejected" };
+            say("Accepted", false, "NoMatchingParent", format!("{} {what}", parent.entry))
+        }
+        Some(((worst, reason), _)) => {
+            // One that is for several ports may be followed at some of them.
+            let is_followed = told.keys().any(|(rank, _)| *rank == Rank::Followed);
+            let holds = is_followed && *worst != Rank::Rejected;
+            say("Accepted", holds, if holds { "Accepted" } else { reason }, all())
+        }
+    };
+    let resolved = if missing.is_empty() {
+        say("ResolvedRefs", true, "ResolvedRefs", "all are there that it leads to".to_owned())
+    } else {
+        let missing: Vec<_> = missing.into_iter().collect();
+        say("ResolvedRefs", false, "BackendNotFound", missing.join("; "))
+    };
+    [accepted, resolved]
 }

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Kind, Metadata, ObjectRef, whole_number};
+use super::{GROUP, Kind, Metadata, ObjectRef, whole_number};
 
 /// The API group of HTTPRoute.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -54,6 +54,14 @@ pub struct ParentRefSpec {
     pub section_name: String,
     #[serde(deserialize_with = "whole_number")]
     pub port: Option<i64>,
+}
+
+impl ParentRefSpec {
+    /// Whether it is a ServiceEntry.
+    #[must_use]
+    pub fn is_service_entry(&self) -> bool {
+        self.group.as_deref() == Some(GROUP) && self.kind.as_deref() == Some("ServiceEntry")
+    }
 }
 
 /// One of `spec.rules`.

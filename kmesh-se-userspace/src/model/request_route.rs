@@ -28,6 +28,8 @@ pub struct RequestRoute {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteParent {
+    /// Its place in `spec.parentRefs`, from 0.
+    pub place: usize,
     /// The entry.
     pub entry: ObjectRef,
     /// Only the port of this name.

@@ -77,6 +77,20 @@ fn envoy_of(pod: &str) -> anyhow::Result<Pid> {
     bail!("no process of Pod {pod}")
 }
 
+/// An HTTPRoute is followed, and told that it is, with the rights that the chart gives to controllers.
+fn a_route_is_told(kubectl: &Kubectl) -> anyhow::Result<()> {
+    const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: marked, namespace: default}\n\
+        spec:\n  parentRefs: [{group: networking.istio.io, kind: ServiceEntry, name: external-fake-svc}]\n  rules:\n  \
+        - filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-routed, value: \"yes\"}]}}]\n    \
+        backendRefs: [{group: networking.istio.io, kind: ServiceEntry, name: external-fake-svc, port: 80}]\n";
+    kubectl.apply(ROUTE)?;
+    let accepted = "jsonpath={.status.parents[0].conditions[?(@.type==\"Accepted\")].status}";
+    kubectl.until(&["get", "httproute", "marked", "-o", accepted], LIMIT, |status| status == "True")?;
+    let is_routed = || sleep(kubectl, &["curl", "-IsS", URL]).ok()?.1.contains("x-routed: yes").then_some(());
+    poll::until("answers to be marked as the route says", LIMIT, is_routed)?;
+    kubectl.run(&["delete", "httproute", "marked"]).map(drop)
+}
+
 fn listeners(kubectl: &Kubectl) -> anyhow::Result<Value> {
     let map = kubectl.json(&["-n", "kmesh-se", "get", "configmap", "waypoint.default.waypoint"])?;
     Ok(serde_json::from_str(map["data"]["listeners"].as_str().context("no listeners")?)?)
@@ -117,6 +131,7 @@ fn the_tutorial_through_a_waypoint_whose_envoys_and_controllers_come_and_go() ->
     kubectl.until(&["get", "serviceentry", "external-fake-svc", "-o", condition], LIMIT, |status| {
         status == "True"
     })?;
+    a_route_is_told(kubectl).with_context(about)?;
     let before = listeners(kubectl)?;
 
     // One of two Envoys is killed: for less than a second some new connections meet it.

@@ -35,7 +35,7 @@ impl From<Refusal> for Outcome {
 }
 
 /// One condition before it has a time: its type, whether it holds, why, and what people read.
-type Said = (&'static str, bool, &'static str, String);
+pub(in crate::controller) type Said = (&'static str, bool, &'static str, String);
 
 /// The status that a Gateway should have.
 pub(super) fn of(gateway: &Gateway, outcome: &Outcome, now: Timestamp) -> GatewayStatus {
@@ -133,7 +133,7 @@ fn addresses(service: &Service) -> Vec<Address> {
 }
 
 /// With the time of before, if its status is that of before.
-pub(super) fn condition(
+pub(in crate::controller) fn condition(
     (type_, holds, reason, message): Said,
     before: &[Condition],
     generation: Option<i64>,

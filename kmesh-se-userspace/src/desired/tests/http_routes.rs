@@ -31,6 +31,10 @@ impl World {
     }
 
     fn built(&self) -> HostDesired {
+        self.ask(|known| host(known, &HostName::new("a.com")))
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(Known<'_>) -> T) -> T {
         let mut pool = VipPool::new(VipRanges::default());
         pool.restore(&HostName::new("a.com"), first_vips());
         let waypoints =
@@ -38,7 +42,17 @@ impl World {
         let resolved = resolved(&[("x.net", &["10.0.0.9"])]);
         let known =
             Known { snapshot: &self.snapshot, resolved: &resolved, vips: &pool, waypoints: &waypoints };
-        host(known, &HostName::new("a.com"))
+        question(known)
+    }
+
+    /// What the one route is told of its parent.
+    fn conditions(&self) -> Vec<String> {
+        let route = self.snapshot.routes().next().expect("a route");
+        let conditions = self.ask(|known| route_conditions(known, route, &route.parents[0]));
+        conditions
+            .into_iter()
+            .map(|c| format!("{} {} {}: {}", c.kind, c.status, c.reason, c.message))
+            .collect()
     }
 
     /// What port 80 of `a.com` is to become.
@@ -201,4 +215,40 @@ fn a_change_of_a_route_or_of_whom_it_leads_to_touches_its_entry_only() {
     let gone = world.snapshot.remove(&object_ref(Kind::HttpRoute, "default/r"));
     assert_eq!(gone.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a.com"]);
     assert!(world.http().rules.is_empty());
+}
+
+#[test]
+fn a_route_is_told_whether_requests_go_as_it_says_and_whom_it_does_not_find() {
+    const WELL: &str = "ResolvedRefs True ResolvedRefs: all are there that it leads to";
+    let of = |ports: &str, backend: &str| {
+        let route = route("r", 1, &to("/", &[backend]))
+            .replace(", port: 80}]\n  rules", &format!("{ports}}}]\n  rules"));
+        World::new(&route)
+    };
+    let followed = "requests to port 80 go as HTTPRoute default/r says";
+    assert_eq!(of(", port: 80", B).conditions(), [&format!("Accepted True Accepted: {followed}"), WELL]);
+    let everywhere = of("", B).conditions();
+    assert!(everywhere[0].starts_with(&format!("Accepted True Accepted: {followed}")), "{everywhere:?}");
+    assert!(everywhere[0].ends_with("HTTPRoute default/r: port 90 is not of HTTP, so nothing is read there"));
+    assert!(of(", port: 90", B).conditions()[0].starts_with("Accepted False RouteNeedsHttp: "));
+    assert_eq!(
+        of(", port: 7", B).conditions()[0],
+        "Accepted False NoMatchingParent: ServiceEntry default/a has no such port"
+    );
+
+    let mut lacking = of(", port: 80", &B.replace("name: b", "name: c"));
+    let conditions = lacking.conditions();
+    assert_eq!(conditions[0], format!("Accepted True Accepted: {followed}"));
+    assert!(conditions[1].starts_with(
+        "ResolvedRefs False BackendNotFound: spec.rules[0].backendRefs[0] of HTTPRoute default/r"
+    ));
+    lacking.apply(
+        &ENTRIES.split("---").next().expect("a").replace(", labels: {istio.io/use-waypoint: way}", ""),
+    );
+    assert!(lacking.conditions()[0].starts_with("Accepted False RouteNeedsWaypoint: "));
+    lacking.snapshot.remove(&object_ref(Kind::ServiceEntry, "default/a"));
+    assert_eq!(
+        lacking.conditions(),
+        ["Accepted False NoMatchingParent: ServiceEntry default/a is not there, or is rejected", WELL]
+    );
 }

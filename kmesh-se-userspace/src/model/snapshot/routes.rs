@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::Snapshot;
-use crate::model::{BackendTarget, Entry, HostName, ObjectRef, RequestRoute};
+use crate::model::{BackendTarget, HostName, ObjectRef, RequestRoute};
 
 /// Routes by name, by the entries that they are about and by what they lead to.
 #[derive(Clone, Debug, Default)]
@@ -119,10 +119,10 @@ impl Snapshot {
         touched
     }
 
-    /// The HTTPRoutes that are about `entry`, the oldest first.
+    /// The HTTPRoutes that are about `entry`, which need not be there, the oldest first.
     #[must_use]
-    pub fn routes_of(&self, entry: &Entry) -> Vec<&Arc<RequestRoute>> {
-        self.routes.of(&entry.object)
+    pub fn routes_of(&self, entry: &ObjectRef) -> Vec<&Arc<RequestRoute>> {
+        self.routes.of(entry)
     }
 
     /// All HTTPRoutes for entries, by namespace and name.

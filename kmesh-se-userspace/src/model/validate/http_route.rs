@@ -12,9 +12,8 @@ use std::{sync::Arc, time::Duration};
 use self::filter::Filters;
 use super::{Report, metadata, port::port_number};
 use crate::model::{
-    GROUP, HttpMatchSpec, HttpRoute, HttpRuleSpec, Kind, Namespace, ObjectRef, ParentRefSpec, PathMatch,
-    Reason, RequestMatch, RequestRoute, RequestRule, RouteParent, TextMatch, TextMatchSpec, TimeoutsSpec,
-    Verdict,
+    HttpMatchSpec, HttpRoute, HttpRuleSpec, Kind, Namespace, ObjectRef, ParentRefSpec, PathMatch, Reason,
+    RequestMatch, RequestRoute, RequestRule, RouteParent, TextMatch, TextMatchSpec, TimeoutsSpec, Verdict,
 };
 
 /// As many as the Gateway API allows.
@@ -25,11 +24,7 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 
 /// Whether some parent of `raw` is a ServiceEntry, so that the route is ours to judge.
 pub(super) fn is_ours(raw: &HttpRoute) -> bool {
-    raw.spec.parent_refs.iter().any(is_entry)
-}
-
-fn is_entry(parent: &ParentRefSpec) -> bool {
-    parent.group.as_deref() == Some(GROUP) && parent.kind.as_deref() == Some("ServiceEntry")
+    raw.spec.parent_refs.iter().any(ParentRefSpec::is_service_entry)
 }
 
 /// Validates an HTTPRoute. All its errors are listed, in the order of the fields.
@@ -42,7 +37,7 @@ pub(super) fn route(raw: &HttpRoute) -> Verdict<RequestRoute> {
     }
     let created = metadata::check(&raw.metadata, &mut report);
     let namespace = &object.namespace;
-    let all = raw.spec.parent_refs.iter().enumerate().filter(|(_, parent)| is_entry(parent));
+    let all = raw.spec.parent_refs.iter().enumerate().filter(|(_, parent)| parent.is_service_entry());
     let parents = all.filter_map(|(i, raw)| parent(raw, namespace, i, &mut report)).collect();
     if !raw.spec.hostnames.is_empty() {
         let message = "a route for a ServiceEntry is for all of its hosts, so hostnames are ignored; match the header Host instead";
@@ -81,7 +76,7 @@ fn parent(raw: &ParentRefSpec, namespace: &Namespace, i: usize, report: &mut Rep
     let entry =
         ObjectRef { kind: Kind::ServiceEntry, namespace: namespace.clone(), name: raw.name.as_str().into() };
     let section = (!raw.section_name.is_empty()).then(|| raw.section_name.clone());
-    Some(RouteParent { entry, section, port })
+    Some(RouteParent { place: i, entry, section, port })
 }
 
 fn rule(raw: &HttpRuleSpec, namespace: &Namespace, i: usize, report: &mut Report) -> RequestRule {
