@@ -1,7 +1,8 @@
 //! Waypoints of the cluster: who is served where, told to Envoys over xDS and to agents in ConfigMaps.
 //!
-//! In: the objects of the cluster, which Gateways are waypoints, the Envoys' connections. Out: from the leader xDS by mutual TLS, and a
-//! ConfigMap for each waypoint, and the status of HTTPRoutes; from all controllers what each bound entry is to be told. Never: an Envoy that a certificate is not for.
+//! In: the objects of the cluster, which Gateways are waypoints, the Envoys' connections. Out: from the leader xDS by mutual TLS, a
+//! ConfigMap for each waypoint, and the status of HTTPRoutes; from all controllers what each bound entry is to be told. Never: an Envoy
+//! that a certificate is not for.
 //!
 //! `served` decides for one waypoint, `door` lets its Envoys in, `keys` has the certificates, `book` writes the ConfigMaps, `routes` what
 //! HTTPRoutes are told.

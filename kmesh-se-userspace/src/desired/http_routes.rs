@@ -295,27 +295,27 @@ pub(super) fn condition<'a>(
 fn tell(known: Known<'_>, of: Of<'_>, routes: &[&RequestRoute], told: &mut Told) {
     let names: Vec<_> = routes.iter().map(|route| route.object.to_string()).collect();
     let (names, number) = (names.join(", "), of.port.number);
-    let mut tell = |rank, reason, message| {
+    let mut say = |rank, reason, message| {
         told.entry((rank, reason)).or_default().insert(message);
     };
     if !of.port.protocol.carries_requests() {
         let message = format!("{names}: port {number} is not of HTTP, so nothing is read there");
-        return tell(Rank::NoRequests, "RouteNeedsHttp", message);
+        return say(Rank::NoRequests, "RouteNeedsHttp", message);
     }
     let way = waypoint::way(known, of);
     if !way.is_bound() {
         let message = format!(
             "{names}: requests to port {number} go through no waypoint, so the route does nothing (label istio.io/use-waypoint)"
         );
-        return tell(Rank::NoWaypoint, "RouteNeedsWaypoint", message);
+        return say(Rank::NoWaypoint, "RouteNeedsWaypoint", message);
     }
     if let Some(why) = way.refusal() {
         let message = format!("the waypoint did not take all of {names}: {why}; what it took goes on");
-        tell(Rank::Rejected, "RouteRejected", message);
+        say(Rank::Rejected, "RouteRejected", message);
     }
     let problems = Finding::of(known, of, routes.iter().copied()).rules.problems;
-    problems.into_iter().for_each(|(reason, message)| tell(Rank::BackendMissing, reason, message));
-    tell(Rank::Followed, "RouteAccepted", format!("requests to port {number} go as {names} says"));
+    problems.into_iter().for_each(|(reason, message)| say(Rank::BackendMissing, reason, message));
+    say(Rank::Followed, "RouteAccepted", format!("requests to port {number} go as {names} says"));
 }
 
 /// What the author of `route` is told of one of its parents, in the Gateway API's conditions: whether requests there go as it says,

@@ -33,14 +33,14 @@ const AT_ONCE: usize = 8;
 const REST: Duration = Duration::from_secs(1);
 /// How long a failure is waited out.
 const RETRY: Duration = Duration::from_secs(10);
-
 /// The longest message that the Gateway API allows, in characters, is not much longer.
 const MESSAGE: usize = 32_000;
 
 /// What an HTTPRoute is told.
 #[derive(Clone, Debug, PartialEq)]
 struct Standing {
-    /// The version of its spec that this is about.
+    /// The route and the version of its spec that this is about.
+    uid: String,
     generation: Option<i64>,
     /// The place of each parent that is a ServiceEntry, and what is said of it.
     parents: Vec<(usize, Vec<Condition>)>,
@@ -123,7 +123,7 @@ impl Routes {
             let standing = match self.all.get(&object) {
                 Some(route) => standing(known, route),
                 // What was said of it is taken back.
-                None => Standing { generation: None, parents: Vec::new() },
+                None => Standing { uid: String::new(), generation: None, parents: Vec::new() },
             };
             if self.told.get(&object) == Some(&standing) {
                 continue;
@@ -145,7 +145,8 @@ impl Routes {
             Ok(()) => {
                 self.trouble = None;
                 self.resting.insert(object.clone(), now + REST);
-                if self.all.contains_key(&object) {
+                // There may have been news of it meanwhile.
+                if self.all.contains_key(&object) && !self.touched.contains(&object) {
                     self.told.insert(object, standing);
                 }
             }
@@ -177,7 +178,7 @@ impl Routes {
 
 /// What `route` is to be told of each of its parents that is a ServiceEntry.
 fn standing(known: Known<'_>, route: &model::HttpRoute) -> Standing {
-    let generation = route.metadata.generation;
+    let (uid, generation) = (route.metadata.uid.clone(), route.metadata.generation);
     let judged = validate(&Object::HttpRoute(Box::new(route.clone())));
     let refused = |reason, message| vec![Condition { kind: "Accepted", status: "False", reason, message }];
     let parents = route.spec.parent_refs.iter().enumerate().filter(|(_, parent)| parent.is_service_entry());
@@ -197,7 +198,7 @@ fn standing(known: Known<'_>, route: &model::HttpRoute) -> Standing {
         };
         (place, conditions)
     };
-    Standing { generation, parents: parents.map(of).collect() }
+    Standing { uid, generation, parents: parents.map(of).collect() }
 }
 
 /// Has the API server say so of the route, if it does not yet.
@@ -217,7 +218,9 @@ async fn put(routes: &Api<gateway::HttpRoute>, name: &str, standing: &Standing) 
 /// another by now: there will be news of it.
 fn merged(route: &gateway::HttpRoute, standing: &Standing, now: Timestamp) -> Option<Vec<Value>> {
     let generation = route.metadata.generation;
-    if !standing.parents.is_empty() && standing.generation != generation {
+    let is_same =
+        || route.metadata.uid.as_deref() == Some(&standing.uid) && standing.generation == generation;
+    if !standing.parents.is_empty() && !is_same() {
         return None;
     }
     let had = route.status.as_ref().map_or(&[][..], |status| &status.parents);
@@ -253,14 +256,18 @@ mod tests {
     use super::*;
 
     fn route(parents: &Value, status: Vec<Value>) -> gateway::HttpRoute {
-        let route = json!({"metadata": {"name": "r", "generation": 2}, "spec": {"parentRefs": parents}, "status": {"parents": status}});
+        let route = json!({"metadata": {"name": "r", "uid": "u", "generation": 2}, "spec": {"parentRefs": parents}, "status": {"parents": status}});
         serde_json::from_value(route).expect("a route")
     }
 
     fn told(generation: i64, place: usize, holds: bool) -> Standing {
         let status = if holds { "True" } else { "False" };
         let condition = Condition { kind: "Accepted", status, reason: "Accepted", message: String::new() };
-        Standing { generation: Some(generation), parents: vec![(place, vec![condition])] }
+        Standing {
+            uid: "u".to_owned(),
+            generation: Some(generation),
+            parents: vec![(place, vec![condition])],
+        }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -277,9 +284,11 @@ mod tests {
         let written = route(&parents, first);
         assert_eq!(merged(&written, &told(2, 1, true), at(20)), None);
         assert_eq!(merged(&written, &told(1, 1, false), at(20)), None, "of an older spec");
+        let another = Standing { uid: "v".to_owned(), ..told(2, 1, false) };
+        assert_eq!(merged(&written, &another, at(20)), None, "of another route of the same name");
         let second = merged(&written, &told(2, 1, false), at(20)).expect("news");
         assert_eq!(second[1]["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:20Z");
-        let nothing = Standing { generation: None, parents: Vec::new() };
+        let nothing = Standing { uid: String::new(), generation: None, parents: Vec::new() };
         assert_eq!(merged(&written, &nothing, at(30)), Some(vec![others]));
     }
 }
