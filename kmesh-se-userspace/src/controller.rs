@@ -214,7 +214,7 @@ impl Controller {
     async fn run(
         &mut self,
         mut events: mpsc::Receiver<Event>,
-        (mut nodes, mut waypoints): (mpsc::Receiver<nodes::News>, mpsc::Receiver<waypoints::Told>),
+        (mut nodes, mut waypoints): (mpsc::Receiver<nodes::News>, mpsc::Receiver<waypoints::News>),
         mut terms: watch::Receiver<Term>,
     ) -> anyhow::Result<()> {
         let mut upkeep = interval(UPKEEP);

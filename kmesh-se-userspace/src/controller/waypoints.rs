@@ -5,13 +5,14 @@
 //! that a certificate is not for.
 //!
 //! `served` decides for one waypoint, `door` lets its Envoys in, `keys` has the certificates, `book` writes the ConfigMaps, `routes` what
-//! HTTPRoutes are told.
+//! HTTPRoutes are told; `told` has what entries were.
 
 mod book;
 mod door;
 mod keys;
 mod routes;
 mod served;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,12 +35,13 @@ use self::{
     door::{Connection, Keys},
     routes::Routes,
     served::{Replica, Served},
+    told::Told,
 };
 use super::{bind, election::Term, gateways::Known as Gateways, keyring::KeptKeyring};
 use crate::{
     certificates::Policy,
     config::{ControllerArgs, WaypointServerArgs},
-    desired::{self, Bound, Condition, Known, PortRange, ServiceKey, VipPool, VipRanges, WAYPOINT_NOT_READY},
+    desired::{self, Bound, Condition, Known, PortRange, ServiceKey, VipPool, VipRanges},
     model::{
         GATEWAY_CLASS_LABEL, GATEWAY_NAME_LABEL, HostName, Kind, Object, ObjectRef, Pod, Resolved, Snapshot,
         WAYPOINT_CLASS, WaypointName, validate,
@@ -50,9 +52,6 @@ use crate::{
 
 /// How often it is looked at what has changed, and what Envoys have taken.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long Envoys may take before entries are told that they are waited for: of many that are bound at once, each is written once then,
-/// and what agents are told does not wait behind that.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a failure to listen is waited out.
 const WAIT: Duration = Duration::from_secs(2);
 /// Room for connections that nobody has taken yet.
@@ -61,7 +60,7 @@ const QUEUE: usize = 16;
 const EVENTS: usize = 1024;
 
 /// What is said of an entry that is bound to a waypoint, or has HTTPRoutes; nothing of others.
-pub(super) type Told = (ObjectRef, Vec<Condition>);
+pub(super) type News = (ObjectRef, Vec<Condition>);
 
 /// How waypoints are served.
 #[derive(Clone, Debug)]
@@ -76,7 +75,7 @@ pub(super) struct Settings {
 
 /// Who leads, which Gateways are waypoints, what the cluster has; and who hears what entries are to be told.
 pub(super) type Links =
-    (watch::Receiver<Term>, watch::Receiver<Gateways>, mpsc::Receiver<Event>, mpsc::Sender<Told>);
+    (watch::Receiver<Term>, watch::Receiver<Gateways>, mpsc::Receiver<Event>, mpsc::Sender<News>);
 
 impl Settings {
     /// Those of the flags, with ConfigMaps in `namespace`.
@@ -104,7 +103,7 @@ pub(super) async fn run(
     client: Client,
     settings: Settings,
     keyring: KeptKeyring,
-    (mut terms, mut gateways, mut events, told): Links,
+    (mut terms, mut gateways, mut events, news): Links,
 ) {
     let keys = Arc::new(Keys::default());
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keys::keep(
@@ -113,7 +112,7 @@ pub(super) async fn run(
         keys.clone(),
         gateways.clone(),
     )));
-    let mut room = Room::new(client, settings, told);
+    let mut room = Room::new(client, settings, news);
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut door: Option<Door> = None;
@@ -230,14 +229,12 @@ struct Room {
     open: BTreeMap<WaypointName, Open>,
     book: Book,
     routes: Routes,
-    conditions: BTreeMap<ObjectRef, Vec<Condition>>,
-    /// Since when entries wait for an Envoy that were not told so.
-    waiting: BTreeMap<ObjectRef, Instant>,
-    told: mpsc::Sender<Told>,
+    told: Told,
+    news: mpsc::Sender<News>,
 }
 
 impl Room {
-    fn new(client: Client, settings: Settings, told: mpsc::Sender<Told>) -> Self {
+    fn new(client: Client, settings: Settings, news: mpsc::Sender<News>) -> Self {
         Self {
             book: Book::new(client.clone(), settings.namespace.clone()),
             routes: Routes::new(client),
@@ -251,9 +248,8 @@ impl Room {
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
             open: BTreeMap::new(),
-            conditions: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            told,
+            told: Told::default(),
+            news,
         }
     }
 
@@ -328,35 +324,24 @@ impl Room {
         Known { snapshot, resolved, vips, waypoints }
     }
 
-    /// Says what entries are to be told. What was said stays while an Envoy is waited for that does not take long.
+    /// Says what entries are to be told.
     async fn tell(&mut self, now: Instant) {
         if !self.is_synced {
             return;
         }
-        let late = self.waiting.iter().filter(|(_, since)| now >= **since + PATIENCE);
-        self.touched.extend(late.map(|(object, _)| object.clone()));
+        self.touched.extend(self.told.late(now).cloned());
         for object in std::mem::take(&mut self.touched) {
             self.routes.touch(self.snapshot.routes_of(&object).into_iter().map(|route| route.object.clone()));
             let entry = self.snapshot.entry(&object);
             let conditions = entry
                 .map(|entry| desired::entry_waypoint_conditions(self.known(), entry))
                 .unwrap_or_default();
-            if self.conditions.get(&object).map_or(&[][..], Vec::as_slice) == conditions {
-                self.waiting.remove(&object);
-                continue;
+            if self.told.is_news(&object, &conditions, now) {
+                // The controller is about to end if nobody listens.
+                drop(self.news.send((object, conditions)).await);
             }
-            let waits = conditions.iter().any(|condition| condition.reason == WAYPOINT_NOT_READY);
-            if waits && now < *self.waiting.entry(object.clone()).or_insert(now) + PATIENCE {
-                continue;
-            }
-            self.waiting.remove(&object);
-            match conditions.as_slice() {
-                [] => drop(self.conditions.remove(&object)),
-                _ => drop(self.conditions.insert(object.clone(), conditions.clone())),
-            }
-            // The controller is about to end if nobody listens.
-            drop(self.told.send((object, conditions)).await);
         }
+        self.told.begin();
     }
 
     /// An Envoy has come. One of a waypoint that has nothing to tell it yet is sent away, and comes again.

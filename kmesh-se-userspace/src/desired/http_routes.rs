@@ -18,8 +18,8 @@ use super::{
     waypoint,
 };
 use crate::model::{
-    BackendRef, BackendTarget, Entry, HostName, Namespace, Others, Port, Protocol, RequestRoute, Resolution,
-    RouteParent, RoutedRule, RoutedTo, Snapshot, Transport,
+    BackendRef, BackendTarget, Entry, HostName, Namespace, NoBackend, Others, Port, Protocol, RequestRoute,
+    Resolution, RouteParent, RoutedRule, RoutedTo, Snapshot, Transport,
 };
 
 /// The condition that tells what HTTPRoutes come to.
@@ -36,7 +36,7 @@ pub struct HttpRules {
     /// Those who answer beside the service itself.
     pub others: Others<Other>,
     /// Why some requests are refused: reason and message.
-    pub problems: BTreeSet<(&'static str, String)>,
+    pub problems: BTreeSet<(NoBackend, String)>,
 }
 
 /// One who answers requests to another service.
@@ -120,15 +120,18 @@ impl<'a> Finding<'a> {
 
     fn find(&mut self, backend: &BackendRef, namespace: &Namespace, route: &str) -> RoutedTo {
         let found = match &backend.target {
-            None => Err("it may not be referred to".to_owned()),
-            Some(target) => self.target(target, backend.port, namespace),
+            Err(why) => Err((*why, "it may not be referred to".to_owned())),
+            Ok(target) => {
+                let found = self.target(target, backend.port, namespace);
+                found.map_err(|why| (NoBackend::Missing, why))
+            }
         };
-        found.unwrap_or_else(|why| {
+        found.unwrap_or_else(|(reason, why)| {
             let message = format!(
                 "{} of HTTPRoute {route} leads nowhere: {why}; its requests are answered with 500",
                 backend.field
             );
-            self.rules.problems.insert(("RouteBackendMissing", message));
+            self.rules.problems.insert((reason, message));
             RoutedTo::Nobody
         })
     }
@@ -309,55 +312,64 @@ fn tell(known: Known<'_>, of: Of<'_>, routes: &[&RequestRoute], told: &mut Told)
         );
         return say(Rank::NoWaypoint, "RouteNeedsWaypoint", message);
     }
-    if let Some(why) = way.refusal() {
-        let message = format!("the waypoint did not take all of {names}: {why}; what it took goes on");
-        say(Rank::Rejected, "RouteRejected", message);
-    }
     let problems = Finding::of(known, of, routes.iter().copied()).rules.problems;
-    problems.into_iter().for_each(|(reason, message)| say(Rank::BackendMissing, reason, message));
-    say(Rank::Followed, "RouteAccepted", format!("requests to port {number} go as {names} says"));
+    problems.into_iter().for_each(|(_, message)| say(Rank::BackendMissing, "RouteBackendMissing", message));
+    match way.refusal() {
+        Some(why) if way.is_through() => {
+            let message = format!("the waypoint did not take all of {names}: {why}; what it took goes on");
+            say(Rank::Rejected, "RouteRejected", message);
+        }
+        Some(why) => {
+            let message = format!("the waypoint did not take {names}: {why}");
+            return say(Rank::Rejected, "RouteRejected", message);
+        }
+        None => {}
+    }
+    let then = if way.is_through() { "" } else { ", once they go through the waypoint" };
+    say(Rank::Followed, "RouteAccepted", format!("requests to port {number} go as {names} says{then}"));
 }
 
 /// What the author of `route` is told of one of its parents, in the Gateway API's conditions: whether requests there go as it says,
-/// and whether all are there that it leads to.
+/// and, where there are requests, whether all are there that it leads to.
 #[must_use]
-pub fn route_conditions(known: Known<'_>, route: &RequestRoute, parent: &RouteParent) -> [Condition; 2] {
+pub fn route_conditions(known: Known<'_>, route: &RequestRoute, parent: &RouteParent) -> Vec<Condition> {
     let say = |kind, holds, reason, message| {
         let status = if holds { "True" } else { "False" };
         Condition { kind, status, reason, message }
     };
-    let entry = known.snapshot.entry(&parent.entry);
-    let ports = entry.map_or(&[][..], |entry| &entry.ports);
-    let ports = ports.iter().filter(|port| parent.means(&parent.entry, port));
-    let services = ports.flat_map(|port| {
-        let hosts = entry.into_iter().flat_map(|entry| entry.hosts.iter().map(move |host| (entry, host)));
-        hosts.map(move |(entry, host)| Of { entry, host, port })
-    });
-    let (mut told, mut missing) = (Told::new(), BTreeSet::new());
+    let Some(entry) = known.snapshot.entry(&parent.entry) else {
+        let message = format!("{} is not there, or is rejected", parent.entry);
+        return vec![say("Accepted", false, "NoMatchingParent", message)];
+    };
+    let ports = entry.ports.iter().filter(|port| parent.means(&parent.entry, port));
+    let services = ports.flat_map(|port| entry.hosts.iter().map(move |host| Of { entry, host, port }));
+    let (mut told, mut missing, mut has_requests) = (Told::new(), BTreeSet::new(), false);
     for of in services {
         tell(known, of, &[route], &mut told);
-        let problems = Finding::of(known, of, [route]).rules.problems;
-        missing.extend(problems.into_iter().map(|(_, message)| message));
+        missing.extend(Finding::of(known, of, [route]).rules.problems);
+        has_requests |= of.port.protocol.carries_requests();
     }
     told.retain(|(rank, _), _| *rank != Rank::BackendMissing);
-    let all = || told.values().flatten().cloned().collect::<Vec<_>>().join("; ");
-    let accepted = match told.last_key_value() {
-        None => {
-            let what = if entry.is_some() { "has no such port" } else { "is not there, or is rejected" };
-            say("Accepted", false, "NoMatchingParent", format!("{} {what}", parent.entry))
-        }
-        Some(((worst, reason), _)) => {
-            // One that is for several ports may be followed at some of them.
-            let is_followed = told.keys().any(|(rank, _)| *rank == Rank::Followed);
-            let holds = is_followed && *worst != Rank::Rejected;
-            say("Accepted", holds, if holds { "Accepted" } else { reason }, all())
-        }
+    let Some(((worst, reason), _)) = told.last_key_value() else {
+        let message = format!("{} has no such port", parent.entry);
+        return vec![say("Accepted", false, "NoMatchingParent", message)];
     };
-    let resolved = if missing.is_empty() {
-        say("ResolvedRefs", true, "ResolvedRefs", "all are there that it leads to".to_owned())
-    } else {
-        let missing: Vec<_> = missing.into_iter().collect();
-        say("ResolvedRefs", false, "BackendNotFound", missing.join("; "))
-    };
-    [accepted, resolved]
+    // One that is for several ports may be followed at some of them.
+    let is_followed = told.keys().any(|(rank, _)| *rank == Rank::Followed) && *worst != Rank::Rejected;
+    let messages: Vec<_> = told.values().flatten().cloned().collect();
+    let reason = if is_followed { "Accepted" } else { reason };
+    let mut conditions = vec![say("Accepted", is_followed, reason, messages.join("; "))];
+    if has_requests {
+        let reason = match missing.first() {
+            None => "ResolvedRefs",
+            Some((NoBackend::Missing, _)) => "BackendNotFound",
+            Some((NoBackend::NotPermitted, _)) => "RefNotPermitted",
+            Some((NoBackend::InvalidKind, _)) => "InvalidKind",
+        };
+        let holds = missing.is_empty();
+        let messages: Vec<_> = missing.into_iter().map(|(_, message)| message).collect();
+        let message = if holds { "all are there that it leads to".to_owned() } else { messages.join("; ") };
+        conditions.push(say("ResolvedRefs", holds, reason, message));
+    }
+    conditions
 }

@@ -393,10 +393,11 @@ impl Way<'_> {
         matches!(self, Self::Through(..))
     }
 
-    /// What the waypoint that they go through did not take of its last change.
+    /// Why the waypoint did not take the last change of the service, or never took it.
     pub(super) fn refusal(&self) -> Option<&str> {
         match self {
             Self::Through(_, _, refusal) => *refusal,
+            Self::Past(_, Why::Rejected(why)) | Self::Waits(_, Why::Rejected(why)) => Some(why),
             _ => None,
         }
     }

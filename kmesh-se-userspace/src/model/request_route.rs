@@ -189,10 +189,22 @@ pub struct WeightedRef {
 pub struct BackendRef {
     /// Its place in the object, for messages.
     pub field: String,
-    /// What the name is of; none for what may not be referred to, of which validation has warned.
-    pub target: Option<BackendTarget>,
+    /// What the name is of, or why it may not be referred to, of which validation has warned.
+    pub target: Result<BackendTarget, NoBackend>,
     /// The port.
     pub port: u16,
+}
+
+/// Why nobody answers as a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NoBackend {
+    /// It is not there.
+    Missing,
+    /// It is in another namespace.
+    NotPermitted,
+    /// It is of a kind that does not answer.
+    InvalidKind,
 }
 
 /// What the name of a backend is of.
@@ -214,7 +226,7 @@ impl RequestRoute {
         let refs = rules.flat_map(|rule| {
             rule.backends.iter().map(|b| &b.backend).chain(rule.mirrors.iter().map(|(to, _)| to))
         });
-        refs.filter_map(|backend| backend.target.as_ref())
+        refs.filter_map(|backend| backend.target.as_ref().ok())
     }
 
     /// Sorts routes as the Gateway API does: the oldest first, then by namespace and name.

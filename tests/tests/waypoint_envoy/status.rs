@@ -34,6 +34,9 @@ fn of_the_admin_page_readiness_and_counters_can_be_read_and_nothing_else() -> an
     ] {
         assert!(counters.lines().any(|counter| counter == line), "{line} is not in\n{counters}");
     }
+    // Hundreds of others for each service would be most of its cost.
+    let of_one = counters.lines().filter(|line| line.contains(&name("one.test"))).count();
+    assert!((10..20).contains(&of_one), "{of_one} of one.test in\n{counters}");
     for words in [
         &["http://envoy.test/"][..],
         &["http://envoy.test/config_dump"],

@@ -185,7 +185,7 @@ fn standing(known: Known<'_>, route: &model::HttpRoute) -> Standing {
     let of = |(place, raw): (usize, &model::ParentRefSpec)| {
         let conditions = match &judged.accepted {
             Some(Accepted::Route(route)) => match route.parents.iter().find(|parent| parent.place == place) {
-                Some(parent) => desired::route_conditions(known, route, parent).to_vec(),
+                Some(parent) => desired::route_conditions(known, route, parent),
                 None => refused(
                     "RouteParentNotAllowed",
                     format!(

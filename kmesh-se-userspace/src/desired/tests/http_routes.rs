@@ -8,11 +8,13 @@ use crate::model::{Parsed, PathMatch, RoutedTo, parse, validate};
 /// Entries, bound to a waypoint, and routes as they are written.
 struct World {
     snapshot: Snapshot,
+    /// What Envoy said of port 80 of `a.com` when it refused it, if it did.
+    refusal: Option<&'static str>,
 }
 
 impl World {
     fn new(objects: &str) -> Self {
-        let mut world = Self { snapshot: Snapshot::default() };
+        let mut world = Self { snapshot: Snapshot::default(), refusal: None };
         world.apply(ENTRIES);
         world.apply(objects);
         world
@@ -37,8 +39,16 @@ impl World {
     fn ask<T>(&self, question: impl FnOnce(Known<'_>) -> T) -> T {
         let mut pool = VipPool::new(VipRanges::default());
         pool.restore(&HostName::new("a.com"), first_vips());
-        let waypoints =
-            Waypoints::at(vec![ip("10.9.9.9")], PortPool::new(PortRange::default()), Unavailable::Refuse);
+        let mut ports = PortPool::new(PortRange::default());
+        let service = ServiceKey {
+            host: HostName::new("a.com"),
+            entry: object_ref(Kind::ServiceEntry, "default/a"),
+            port: 80,
+        };
+        ports.ensure(&service, true, Timestamp::UNIX_EPOCH).expect("a port");
+        let mut waypoints = Waypoints::at(vec![ip("10.9.9.9")], ports, Unavailable::Refuse);
+        let refused = self.refusal.map(|why| (service, why.to_owned()));
+        waypoints.set_listeners(BTreeSet::new(), refused.into_iter().collect());
         let resolved = resolved(&[("x.net", &["10.0.0.9"])]);
         let known =
             Known { snapshot: &self.snapshot, resolved: &resolved, vips: &pool, waypoints: &waypoints };
@@ -225,30 +235,39 @@ fn a_route_is_told_whether_requests_go_as_it_says_and_whom_it_does_not_find() {
             .replace(", port: 80}]\n  rules", &format!("{ports}}}]\n  rules"));
         World::new(&route)
     };
-    let followed = "requests to port 80 go as HTTPRoute default/r says";
+    let followed = "requests to port 80 go as HTTPRoute default/r says, once they go through the waypoint";
     assert_eq!(of(", port: 80", B).conditions(), [&format!("Accepted True Accepted: {followed}"), WELL]);
     let everywhere = of("", B).conditions();
     assert!(everywhere[0].starts_with(&format!("Accepted True Accepted: {followed}")), "{everywhere:?}");
     assert!(everywhere[0].ends_with("HTTPRoute default/r: port 90 is not of HTTP, so nothing is read there"));
-    assert!(of(", port: 90", B).conditions()[0].starts_with("Accepted False RouteNeedsHttp: "));
+    let carried = of(", port: 90", B).conditions();
+    assert!(carried.len() == 1 && carried[0].starts_with("Accepted False RouteNeedsHttp: "), "{carried:?}");
     assert_eq!(
-        of(", port: 7", B).conditions()[0],
-        "Accepted False NoMatchingParent: ServiceEntry default/a has no such port"
+        of(", port: 7", B).conditions(),
+        ["Accepted False NoMatchingParent: ServiceEntry default/a has no such port"]
     );
-
-    let mut lacking = of(", port: 80", &B.replace("name: b", "name: c"));
-    let conditions = lacking.conditions();
-    assert_eq!(conditions[0], format!("Accepted True Accepted: {followed}"));
-    assert!(conditions[1].starts_with(
-        "ResolvedRefs False BackendNotFound: spec.rules[0].backendRefs[0] of HTTPRoute default/r"
-    ));
-    lacking.apply(
-        &ENTRIES.split("---").next().expect("a").replace(", labels: {istio.io/use-waypoint: way}", ""),
-    );
-    assert!(lacking.conditions()[0].starts_with("Accepted False RouteNeedsWaypoint: "));
-    lacking.snapshot.remove(&object_ref(Kind::ServiceEntry, "default/a"));
+    for (backend, reason) in [
+        (B.replace("name: b", "name: c"), "BackendNotFound"),
+        (B.replace("name: b", "name: b, namespace: other"), "RefNotPermitted"),
+        (B.replace("kind: ServiceEntry", "kind: WorkloadEntry"), "InvalidKind"),
+    ] {
+        let conditions = of(", port: 80", &backend).conditions();
+        assert_eq!(conditions[0], format!("Accepted True Accepted: {followed}"));
+        let lacks =
+            format!("ResolvedRefs False {reason}: spec.rules[0].backendRefs[0] of HTTPRoute default/r");
+        assert!(conditions[1].starts_with(&lacks), "{conditions:?}");
+    }
+    let mut world = of(", port: 80", B);
+    world.refusal = Some("too large");
+    let refused = "Accepted False RouteRejected: the waypoint did not take HTTPRoute default/r: too large";
+    assert_eq!(world.conditions(), [refused, WELL]);
+    world.refusal = None;
+    let unbound = ENTRIES.replace(", labels: {istio.io/use-waypoint: way}", "");
+    world.apply(&unbound);
+    assert!(world.conditions()[0].starts_with("Accepted False RouteNeedsWaypoint: "));
+    world.snapshot.remove(&object_ref(Kind::ServiceEntry, "default/a"));
     assert_eq!(
-        lacking.conditions(),
-        ["Accepted False NoMatchingParent: ServiceEntry default/a is not there, or is rejected", WELL]
+        world.conditions(),
+        ["Accepted False NoMatchingParent: ServiceEntry default/a is not there, or is rejected"]
     );
 }

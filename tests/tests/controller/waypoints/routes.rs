@@ -79,13 +79,14 @@ fn an_http_route_is_followed_by_a_waypoint_of_the_cluster_and_its_entry_says_so(
     let (accepted, resolved) = ("Accepted True Accepted", "ResolvedRefs True ResolvedRefs");
     says(Some(("False", "RouteBackendMissing"))).with_context(tail)?;
     hears(accepted, "ResolvedRefs False BackendNotFound")?;
-    // What another controller says of its own parent stays.
+    // What somebody wipes comes back, and what another controller says of its own parent stays.
     let condition = json!({"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
         "lastTransitionTime": "2026-01-01T00:00:00Z"});
     let others = json!({"parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "gateway"},
         "controllerName": "example.com/other", "conditions": [condition]});
-    let patch = json!([{"op": "add", "path": "/status/parents/0", "value": others}]).to_string();
+    let patch = json!([{"op": "replace", "path": "/status/parents", "value": [others]}]).to_string();
     kubectl.run(&["patch", "httproute", "marked", "--subresource=status", "--type=json", "-p", &patch])?;
+    hears(accepted, "ResolvedRefs False BackendNotFound")?;
 
     kubectl.apply(&on_node("canary"))?;
     answered("200")?;

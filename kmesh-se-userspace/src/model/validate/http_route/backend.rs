@@ -7,8 +7,8 @@ use super::{
     filter,
 };
 use crate::model::{
-    BackendRef, BackendRefSpec, BackendTarget, CLUSTER_DOMAIN, GROUP, HostName, Kind, Namespace, ObjectRef,
-    Reason, WeightedRef,
+    BackendRef, BackendRefSpec, BackendTarget, CLUSTER_DOMAIN, GROUP, HostName, Kind, Namespace, NoBackend,
+    ObjectRef, Reason, WeightedRef,
 };
 
 const MAX_BACKENDS: usize = 16;
@@ -58,20 +58,20 @@ pub(super) fn reference(
         (GROUP, "Hostname") if !raw.namespace.is_empty() => {
             let message = "a Hostname is in no namespace; remove the field";
             report.error(format!("{field}.namespace"), Reason::RouteBackendInvalid, message);
-            None
+            Err(NoBackend::Missing)
         }
         (GROUP, "Hostname") if host::is_dns_name(&raw.name) => {
-            Some(BackendTarget::Host(HostName::new(&raw.name)))
+            Ok(BackendTarget::Host(HostName::new(&raw.name)))
         }
         (GROUP, "Hostname") => {
             let message = format!("{:?} is not the name of a host", raw.name);
             report.error(format!("{field}.name"), Reason::RouteBackendInvalid, message);
-            None
+            Err(NoBackend::Missing)
         }
         (GROUP, "ServiceEntry") | ("", "Service") if !metadata::is_name(&raw.name) => {
             let message = format!("{:?} is not the name of a {kind}", raw.name);
             report.error(format!("{field}.name"), Reason::RouteBackendInvalid, message);
-            None
+            Err(NoBackend::Missing)
         }
         (GROUP, "ServiceEntry") | ("", "Service")
             if !raw.namespace.is_empty() && raw.namespace != namespace.as_str() =>
@@ -82,16 +82,16 @@ pub(super) fn reference(
                 raw.namespace, raw.name
             );
             report.warn(format!("{field}.namespace"), Reason::RouteBackendNotAllowed, message);
-            None
+            Err(NoBackend::NotPermitted)
         }
-        (GROUP, "ServiceEntry") => Some(BackendTarget::Entry(ObjectRef {
+        (GROUP, "ServiceEntry") => Ok(BackendTarget::Entry(ObjectRef {
             kind: Kind::ServiceEntry,
             namespace: namespace.clone(),
             name: raw.name.as_str().into(),
         })),
         ("", "Service") => {
             let name = format!("{}.{namespace}.svc.{CLUSTER_DOMAIN}", raw.name);
-            Some(BackendTarget::Service(HostName::new(&name)))
+            Ok(BackendTarget::Service(HostName::new(&name)))
         }
         (group, _) => {
             let message = format!(
@@ -99,7 +99,7 @@ pub(super) fn reference(
                  ServiceEntry or Hostname of {GROUP}"
             );
             report.warn(format!("{field}.kind"), Reason::RouteBackendNotAllowed, message);
-            None
+            Err(NoBackend::InvalidKind)
         }
     };
     BackendRef { field: field.to_owned(), target, port: port.unwrap_or_default() }

@@ -252,7 +252,7 @@ fn what_is_not_written_is_as_the_api_says() {
     assert_eq!(rule.matches.len(), 1);
     assert_eq!(rule.matches[0].path, PathMatch::Prefix(String::new()));
     let service = BackendTarget::Service(HostName::new("s.default.svc.cluster.local"));
-    assert_eq!((rule.backends[0].weight, &rule.backends[0].backend.target), (1, &Some(service)));
+    assert_eq!((rule.backends[0].weight, &rule.backends[0].backend.target), (1, &Ok(service)));
     assert_eq!((rule.timeout, rule.try_timeout), (None, None));
 
     let redirect = json!([{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}}]);

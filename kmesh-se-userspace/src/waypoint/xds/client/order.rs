@@ -47,9 +47,12 @@ impl Client {
         let of = |kind: Kind| &self.subscriptions[kind as usize];
         let (listeners, routes) = (of(Kind::Listener), of(Kind::Route));
         // An Envoy that comes back tells of its clusters before it tells of its listeners.
-        let Some(whole) = whole_of(name) else { return !listeners.is_open || listeners.may_have(name) };
+        if !listeners.is_open {
+            return true;
+        }
+        let Some(whole) = whole_of(name) else { return listeners.may_have(name) };
         let whole = shared(whole, book);
-        if listeners.is_open && !listeners.may_have(&whole) {
+        if !listeners.may_have(&whole) {
             return false;
         }
         let leads_there = |has: &Has| {

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    BackendRef, HeaderRules, HostName, Others, PathMatch, Protocol, RequestMatch, RequestRule, RoutedRule,
-    RoutedTo, WeightedRef,
+    BackendRef, HeaderRules, HostName, NoBackend, Others, PathMatch, Protocol, RequestMatch, RequestRule,
+    RoutedRule, RoutedTo, WeightedRef,
 };
 use crate::waypoint::tests::{address, key, settings};
 use crate::waypoint::xds::book;
@@ -186,7 +186,7 @@ fn beside(others: Beside) -> Others<Other> {
 
 /// A rule that leads to all of them.
 fn rules(others: &Others<Other>) -> Vec<RoutedRule> {
-    let backend = BackendRef { field: String::new(), target: None, port: 80 };
+    let backend = BackendRef { field: String::new(), target: Err(NoBackend::Missing), port: 80 };
     let backend = WeightedRef { backend, weight: 1, headers: HeaderRules::default() };
     let (path, method) = (PathMatch::Prefix(String::new()), None);
     let when = RequestMatch { path, method, headers: Vec::new(), params: Vec::new() };

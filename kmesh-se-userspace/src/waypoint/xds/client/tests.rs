@@ -6,8 +6,8 @@ use envoy_types::pb::google::rpc;
 
 use super::*;
 use crate::model::{
-    BackendRef, HeaderRules, HostName, Others, PathMatch, Protocol, RequestMatch, RequestRule, RoutedRule,
-    RoutedTo, WeightedRef,
+    BackendRef, HeaderRules, HostName, NoBackend, Others, PathMatch, Protocol, RequestMatch, RequestRule,
+    RoutedRule, RoutedTo, WeightedRef,
 };
 use crate::waypoint::tests::{address, key, service, settings};
 use crate::waypoint::xds::book;
@@ -136,7 +136,7 @@ fn leading(hosts: &[&str], discovery: Discovery) -> Service {
     let others: Others<Other> = hosts.iter().map(other).collect();
     let (path, method) = (PathMatch::Prefix(String::new()), None);
     let when = RequestMatch { path, method, headers: Vec::new(), params: Vec::new() };
-    let backend = BackendRef { field: String::new(), target: None, port: 80 };
+    let backend = BackendRef { field: String::new(), target: Err(NoBackend::Missing), port: 80 };
     let backend = WeightedRef { backend, weight: 1, headers: HeaderRules::default() };
     let rule = RequestRule { backends: vec![backend; hosts.len()], ..RequestRule::default() };
     let to = others.keys().cloned().map(RoutedTo::Other).collect();
@@ -263,7 +263,10 @@ fn one_that_comes_back_with_what_it_has_is_told_nothing() {
             (changed.to_string(), "1".to_owned()),
             ("default/entry|gone.test|80".to_owned(), "2".to_owned()),
         ]);
-        DeltaDiscoveryRequest { initial_resource_versions: old, ..request(kind) }
+        let part = (resources::part_name("default/entry|gone.test|80", "part"), "3".to_owned());
+        let parts = (kind == Kind::Cluster).then_some(part);
+        let initial_resource_versions = old.into_iter().chain(parts).collect();
+        DeltaDiscoveryRequest { initial_resource_versions, ..request(kind) }
     };
     let (clusters, listeners) = (with(Kind::Cluster), with(Kind::Listener));
     let heard = play.says(clusters).expect("a request");
@@ -271,7 +274,10 @@ fn one_that_comes_back_with_what_it_has_is_told_nothing() {
     assert_eq!(play.takes_all(), ["Cluster +b.test"], "a listener may still lead to the one that is gone");
     play.says(listeners).expect("a request");
     assert_eq!(play.standing(&name), Standing { serves: true, current: true, rejected: None });
-    assert_eq!(play.takes_all(), ["Listener -gone.test", "Cluster -gone.test", "Listener +b.test"]);
+    assert_eq!(
+        play.takes_all(),
+        ["Listener -gone.test", "Cluster -gone.test -gone.test", "Listener +b.test"]
+    );
     assert!(play.standing(&changed).serves);
 }
 
