@@ -4,7 +4,7 @@
 //! changes. Never: a registry.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::UNIX_EPOCH;
@@ -114,9 +114,7 @@ pub fn envoy_archive() -> anyhow::Result<Option<PathBuf>> {
         return Ok(None);
     }
     fs::create_dir_all(programs::built_folder())?;
-    if !ENVOY.is_made() {
-        ENVOY.make().context("cannot make the image envoy")?;
-    }
+    ENVOY.ensure()?;
     archive(ENVOY.name).map(Some)
 }
 
@@ -148,10 +146,7 @@ pub fn are_made() -> bool {
 /// When something that they are made of is missing.
 pub fn make() -> anyhow::Result<()> {
     fs::create_dir_all(programs::built_folder())?;
-    for recipe in RECIPES.iter().filter(|recipe| !recipe.is_made()) {
-        recipe.make().with_context(|| format!("cannot make the image {}", recipe.name))?;
-    }
-    Ok(())
+    RECIPES.iter().try_for_each(Recipe::ensure)
 }
 
 fn path_of(image: &str) -> PathBuf {
@@ -183,6 +178,16 @@ impl Recipe {
     fn is_made(&self) -> bool {
         let made_of = fs::read_to_string(self.stamp_file()).unwrap_or_default();
         path_of(self.name).is_file() && self.stamp().is_ok_and(|stamp| stamp == made_of)
+    }
+
+    /// Makes the archive if it is missing or old. Who wants it meanwhile, here or in another process, waits.
+    fn ensure(&self) -> anyhow::Result<()> {
+        let lock = File::create(path_of(self.name).with_extension("lock"))?;
+        lock.lock().context("cannot lock the archives of images")?;
+        if self.is_made() {
+            return Ok(());
+        }
+        self.make().with_context(|| format!("cannot make the image {}", self.name))
     }
 
     fn make(&self) -> anyhow::Result<()> {
@@ -246,5 +251,34 @@ print(sysconfig.get_path('purelib'))
         }
         layer.copy(&self.program, &self.program.to_string_lossy())?;
         layer.add_libraries()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wants_an_archive_at_the_same_time_waits_for_it() -> anyhow::Result<()> {
+        fn file() -> PathBuf {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")
+        }
+        let recipe = Recipe {
+            name: format!("test-{}", std::process::id()).leak(),
+            made_of: || Ok(vec![file()]),
+            fill: |layer, _| layer.copy(&file(), "/file"),
+        };
+        fs::create_dir_all(programs::built_folder())?;
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| recipe.ensure())).collect();
+            all.into_iter().filter_map(|one| one.join().ok()).collect()
+        });
+        let is_made = recipe.is_made();
+        for extension in ["tar", "made-of", "lock"] {
+            fs::remove_file(path_of(recipe.name).with_extension(extension))?;
+        }
+        results.into_iter().collect::<anyhow::Result<()>>()?;
+        assert!(is_made);
+        Ok(())
     }
 }
