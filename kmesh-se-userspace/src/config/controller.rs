@@ -26,7 +26,8 @@ pub struct ControllerArgs {
     #[arg(long, env = "KMESH_SE_ALLOCATE", value_enum, default_value_t, value_name = "WHEN")]
     pub allocate: Allocates,
 
-    /// How many writes the controller sends to the API server in any second, at most. An entry that gets its addresses is one.
+    /// How many writes of entries and Events the controller sends to the API server in any second, at most. An entry that gets its
+    /// addresses is one.
     #[arg(long, env = "KMESH_SE_WRITES_PER_SECOND", value_name = "N", default_value = "250")]
     pub writes_per_second: NonZeroU32,
 
