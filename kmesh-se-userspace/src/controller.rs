@@ -341,7 +341,7 @@ impl Controller {
             let client = self.client.clone();
             self.writes.spawn(async move {
                 let result = timeout(WRITE_TIMEOUT, send(&client, &write)).await;
-                let late = || Refusal::Failed(Trouble::Unreachable { cause: "no answer".to_owned() });
+                let late = || Refusal::Failed(Trouble::no_answer());
                 let result = result.unwrap_or_else(|_| Err(late()));
                 (write, result)
             });

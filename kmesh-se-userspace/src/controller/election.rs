@@ -65,7 +65,7 @@ impl Election {
         loop {
             let began = Instant::now();
             let turn = timeout(TIMEOUT, self.turn(began)).await;
-            match turn.unwrap_or_else(|_| Err(Trouble::Unreachable { cause: "no answer".to_owned() })) {
+            match turn.unwrap_or_else(|_| Err(Trouble::no_answer())) {
                 Ok(term) => {
                     told = None;
                     let led = terms.send_replace(term).is_some();

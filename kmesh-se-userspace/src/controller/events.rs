@@ -57,7 +57,7 @@ impl Tell {
             generation,
             kind: condition.kind,
             reason: condition.reason,
-            note: shortened(&condition.message),
+            note: shortened(&condition.message, NOTE),
         })
     }
 
@@ -71,13 +71,13 @@ impl Tell {
     }
 }
 
-/// `text`, or its beginning.
-fn shortened(text: &str) -> String {
-    if text.len() <= NOTE {
+/// `text`, or its beginning: `limit` bytes at most.
+pub(super) fn shortened(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
         return text.to_owned();
     }
     const MORE: &str = " …";
-    format!("{}{MORE}", &text[..text.floor_char_boundary(NOTE - MORE.len())])
+    format!("{}{MORE}", &text[..text.floor_char_boundary(limit - MORE.len())])
 }
 
 /// Events that wait to be sent.
@@ -197,7 +197,7 @@ pub(super) async fn send(client: &Client, event: Event) -> Result<Sent, Trouble>
             Trouble::NotServed => Ok(Sent::Not),
             trouble => Err(trouble),
         },
-        Err(_) => Err(Trouble::Unreachable { cause: "no answer".to_owned() }),
+        Err(_) => Err(Trouble::no_answer()),
     }
 }
 

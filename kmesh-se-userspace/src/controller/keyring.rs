@@ -66,7 +66,7 @@ impl KeptKeyring {
 
     /// The error that the API server has not answered in time.
     pub(super) fn late(&self) -> KeyringError {
-        let source = Trouble::Unreachable { cause: "no answer".to_owned() };
+        let source = Trouble::no_answer();
         KeyringError::Secret { name: self.name.clone(), source }
     }
 

@@ -36,8 +36,11 @@ pub struct HttpRules {
     /// Those who answer beside the service itself.
     pub others: Others<Other>,
     /// Why some requests are refused: reason and message.
-    pub problems: BTreeSet<(NoBackend, String)>,
+    pub problems: Missing,
 }
+
+/// Those who do not answer, and what people are told of each.
+type Missing = BTreeSet<(NoBackend, String)>;
 
 /// One who answers requests to another service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -294,8 +297,8 @@ pub(super) fn condition<'a>(
     Some(Condition { kind: REQUESTS_ROUTED, status, reason, message: messages.join("; ") })
 }
 
-/// What becomes of `routes` at a port that they are about.
-fn tell(known: Known<'_>, of: Of<'_>, routes: &[&RequestRoute], told: &mut Told) {
+/// What becomes of `routes` at a port that they are about; answers who is not found of those that they lead to.
+fn tell(known: Known<'_>, of: Of<'_>, routes: &[&RequestRoute], told: &mut Told) -> Missing {
     let names: Vec<_> = routes.iter().map(|route| route.object.to_string()).collect();
     let (names, number) = (names.join(", "), of.port.number);
     let mut say = |rank, reason, message| {
@@ -303,17 +306,21 @@ fn tell(known: Known<'_>, of: Of<'_>, routes: &[&RequestRoute], told: &mut Told)
     };
     if !of.port.protocol.carries_requests() {
         let message = format!("{names}: port {number} is not of HTTP, so nothing is read there");
-        return say(Rank::NoRequests, "RouteNeedsHttp", message);
+        say(Rank::NoRequests, "RouteNeedsHttp", message);
+        return Missing::new();
     }
+    let missing = Finding::of(known, of, routes.iter().copied()).rules.problems;
     let way = waypoint::way(known, of);
     if !way.is_bound() {
         let message = format!(
             "{names}: requests to port {number} go through no waypoint, so the route does nothing (label istio.io/use-waypoint)"
         );
-        return say(Rank::NoWaypoint, "RouteNeedsWaypoint", message);
+        say(Rank::NoWaypoint, "RouteNeedsWaypoint", message);
+        return missing;
     }
-    let problems = Finding::of(known, of, routes.iter().copied()).rules.problems;
-    problems.into_iter().for_each(|(_, message)| say(Rank::BackendMissing, "RouteBackendMissing", message));
+    for (_, message) in &missing {
+        say(Rank::BackendMissing, "RouteBackendMissing", message.clone());
+    }
     match way.refusal() {
         Some(why) if way.is_through() => {
             let message = format!("the waypoint did not take all of {names}: {why}; what it took goes on");
@@ -321,12 +328,14 @@ fn tell(known: Known<'_>, of: Of<'_>, routes: &[&RequestRoute], told: &mut Told)
         }
         Some(why) => {
             let message = format!("the waypoint did not take {names}: {why}");
-            return say(Rank::Rejected, "RouteRejected", message);
+            say(Rank::Rejected, "RouteRejected", message);
+            return missing;
         }
         None => {}
     }
     let then = if way.is_through() { "" } else { ", once they go through the waypoint" };
     say(Rank::Followed, "RouteAccepted", format!("requests to port {number} go as {names} says{then}"));
+    missing
 }
 
 /// What the author of `route` is told of one of its parents, in the Gateway API's conditions: whether requests there go as it says,
@@ -343,10 +352,9 @@ pub fn route_conditions(known: Known<'_>, route: &RequestRoute, parent: &RoutePa
     };
     let ports = entry.ports.iter().filter(|port| parent.means(&parent.entry, port));
     let services = ports.flat_map(|port| entry.hosts.iter().map(move |host| Of { entry, host, port }));
-    let (mut told, mut missing, mut has_requests) = (Told::new(), BTreeSet::new(), false);
+    let (mut told, mut missing, mut has_requests) = (Told::new(), Missing::new(), false);
     for of in services {
-        tell(known, of, &[route], &mut told);
-        missing.extend(Finding::of(known, of, [route]).rules.problems);
+        missing.extend(tell(known, of, &[route], &mut told));
         has_requests |= of.port.protocol.carries_requests();
     }
     told.retain(|(rank, _), _| *rank != Rank::BackendMissing);

@@ -51,8 +51,7 @@ impl Writer {
             let mut next = began + RENEW.mul_f64(rand::random_range(0.8..=1.0));
             if let Some(report) = report {
                 let written = timeout(TIMEOUT, self.write(&report)).await;
-                match written.unwrap_or_else(|_| Err(Trouble::Unreachable { cause: "no answer".to_owned() }))
-                {
+                match written.unwrap_or_else(|_| Err(Trouble::no_answer())) {
                     Ok(()) => {
                         if told.take().is_some() {
                             tracing::info!("the node's Lease is written again");

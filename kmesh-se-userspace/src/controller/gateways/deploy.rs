@@ -136,7 +136,7 @@ impl Deployer {
     ) -> Result<T, Failure> {
         self.leads()?;
         let failed = |source| Failure::Request { part, name: name.to_owned(), source };
-        let late = || failed(Trouble::Unreachable { cause: "no answer".to_owned() });
+        let late = || failed(Trouble::no_answer());
         let answer = timeout(WRITE_TIMEOUT, request).await.map_err(|_| late())?;
         answer.map_err(|error| failed(Trouble::of(&error)))
     }

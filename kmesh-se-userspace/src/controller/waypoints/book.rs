@@ -138,7 +138,7 @@ impl Book {
             let (maps, object, data) = (self.maps.clone(), object.clone(), page.wanted.data());
             self.writes.spawn(async move {
                 let result = timeout(WRITE_TIMEOUT, put(&maps, &object, data)).await;
-                (object, result.unwrap_or_else(|_| Err(late())))
+                (object, result.unwrap_or_else(|_| Err(Trouble::no_answer())))
             });
         }
         for (object, tried) in &mut self.gone {
@@ -149,7 +149,7 @@ impl Book {
             let (maps, object) = (self.maps.clone(), object.clone());
             self.writes.spawn(async move {
                 let result = timeout(WRITE_TIMEOUT, delete(&maps, &object)).await;
-                (object, result.unwrap_or_else(|_| Err(late())))
+                (object, result.unwrap_or_else(|_| Err(Trouble::no_answer())))
             });
         }
     }
@@ -160,10 +160,6 @@ impl Book {
         self.gone.clear();
         self.writes.abort_all();
     }
-}
-
-fn late() -> Trouble {
-    Trouble::Unreachable { cause: "no answer".to_owned() }
 }
 
 async fn put(

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    controller::{conditions::list, election::WRITE_TIMEOUT, gateways},
+    controller::{conditions::list, election::WRITE_TIMEOUT, events::shortened, gateways},
     desired::{self, Condition, Known},
     gateway::{self, CONTROLLER, RouteParentStatus},
     model::{self, Accepted, Object, ObjectRef, validate},
@@ -33,7 +33,7 @@ const AT_ONCE: usize = 8;
 const REST: Duration = Duration::from_secs(1);
 /// How long a failure is waited out.
 const RETRY: Duration = Duration::from_secs(10);
-/// The longest message that the Gateway API allows, in characters, is not much longer.
+/// The longest message of a condition, in bytes; the Gateway API allows 32,768 characters.
 const MESSAGE: usize = 32_000;
 
 /// What an HTTPRoute is told.
@@ -133,8 +133,7 @@ impl Routes {
                 Api::namespaced_with(self.client.clone(), object.namespace.as_str(), &gateway::http_routes());
             self.writes.spawn(async move {
                 let result = timeout(WRITE_TIMEOUT, put(&routes, &object.name, &standing)).await;
-                let late = || Trouble::Unreachable { cause: "no answer".to_owned() };
-                (object, standing, result.unwrap_or_else(|_| Err(late())))
+                (object, standing, result.unwrap_or_else(|_| Err(Trouble::no_answer())))
             });
         }
     }
@@ -233,8 +232,8 @@ fn merged(route: &gateway::HttpRoute, standing: &Standing, now: Timestamp) -> Op
         let before = before.map_or(&[][..], |before| &before.conditions);
         let conditions = conditions.iter().map(|condition| {
             let Condition { kind, status, reason, message } = condition;
-            let message = message[..message.floor_char_boundary(MESSAGE)].to_owned();
-            gateways::condition((kind, *status == "True", reason, message), before, generation, now)
+            let said = (*kind, *status == "True", *reason, shortened(message, MESSAGE));
+            gateways::condition(said, before, generation, now)
         });
         let controller_name = CONTROLLER.to_owned();
         Some(RouteParentStatus {

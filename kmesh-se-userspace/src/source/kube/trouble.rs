@@ -56,6 +56,12 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// The API server has not answered in time.
+    #[must_use]
+    pub fn no_answer() -> Self {
+        Self::Unreachable { cause: "no answer".to_owned() }
+    }
+
     /// What `error` is about.
     #[must_use]
     pub fn of(error: &kube::Error) -> Self {
